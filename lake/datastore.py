@@ -1,0 +1,182 @@
+"""Files of a site: written once, under a temporary name, durable, with their sha256; never changed afterwards."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import schemas
+from lake.site import LakeError, Site, fsync_dir, fsync_file
+
+CHUNK = 4 * 2**20
+#: Names of unfinished files start so; one older than its writer is a leftover.
+TEMPORARY = ".tmp-"
+SUFFIX = {"fits": ".fits", "json": ".json", "table": ".parquet"}
+
+
+class DatastoreError(LakeError):
+    """A file cannot be written or is not what it should be; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A finished file: ``path`` relative to the site's root, ``checksum`` its sha256 in hexadecimal."""
+
+    path: str
+    bytes: int
+    checksum: str
+
+
+def template(run: str, dataset_type: str, data_id: Mapping[str, Any], storage: str = "fits") -> str:
+    """The path of a file dataset: ``files/<run>/<dataset_type>/<night or tract>/<type>_<values>.<ext>``.
+
+    The directory is day_obs where the data ID has one, else the tract; names list the values of the data ID in canonical
+    order, without those that a visit implies.
+    """
+    known = {c: data_id[c] for c in schemas.DATA_ID if data_id.get(c) is not None}
+    folder = known.get("day_obs", known.get("tract"))
+    implied = {"exposure", "physical_filter", "band", "day_obs"} if "visit" in known else {"day_obs"}
+    implied |= {"band"} if "physical_filter" in known else set()
+    values = [f"{c[0]}{v}" if c in ("detector", "tract", "patch") else str(v) for c, v in known.items() if c not in implied]
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join([dataset_type, *values])) + SUFFIX[storage]
+    return str(PurePosixPath("files", run, dataset_type, *([str(folder)] if folder is not None else []), name))
+
+
+def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) -> FileRecord:
+    """Write a new file at ``rel``: bytes, or a function that writes the path it is given.
+
+    An immutable file is never overwritten. The same bytes are there already: they stay. Other bytes are there (a leftover, or a
+    damaged file): the new ones go to a name with ``~`` and their checksum, and the committer decides which one counts.
+    """
+    target = site.path(rel)
+    temporary = _temporary(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            content(temporary)
+        fsync_file(temporary)
+        record = FileRecord(rel, temporary.stat().st_size, checksum(temporary))
+        if target.exists():
+            if target.stat().st_size == record.bytes and checksum(target) == record.checksum:
+                return record
+            record = FileRecord(alternative(rel, record.checksum), record.bytes, record.checksum)
+        os.replace(temporary, site.path(record.path))
+        fsync_dir(target.parent)
+        return record
+    except OSError as error:
+        raise _failure(site, rel, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def alternative(rel: str, checksum: str) -> str:
+    """The name for other bytes than those that stand at ``rel``."""
+    path = PurePosixPath(rel)
+    return str(path.with_name(f"{path.stem.partition('~')[0]}~{checksum[:12]}{path.suffix}"))
+
+
+def put_file(
+    site: Site,
+    source: str | Path,
+    rel: str,
+    mode: Literal["copy", "link", "move"] = "copy",
+    expected: str | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> FileRecord:
+    """Bring a file in at exactly ``rel``, its sha256 computed while it streams; ``progress(bytes)`` per piece copied.
+
+    With ``expected`` (a checksum), other content is refused, and a damaged file that stands at ``rel`` is replaced.
+    Without it, other content at ``rel`` is refused. ``link`` shares the bytes with the source (same file system), ``move``
+    takes the source away when the new file is durable.
+    """
+    source, target = Path(source), site.path(rel)
+    temporary = _temporary(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if mode == "link":
+            try:
+                os.link(source, temporary)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                    raise
+                mode = "copy"
+        record = _stream(source, None if mode == "link" else temporary, rel, progress)
+        if expected is not None and record.checksum != expected:
+            raise DatastoreError(
+                f"site {site.name}: {source} has the checksum {record.checksum}, {expected} was expected; "
+                "the source is damaged"
+            )
+        if target.exists() and checksum(target) == record.checksum:
+            temporary.unlink(missing_ok=True)
+        elif target.exists() and expected is None:
+            raise DatastoreError(f"site {site.name}: {rel} is there with other content; files are never overwritten")
+        else:
+            os.replace(temporary, target)
+            fsync_dir(target.parent)
+        if mode == "move":
+            source.unlink()
+        return record
+    except OSError as error:
+        raise _failure(site, rel, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def checksum(path: str | Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with Path(path).open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | None:
+    """What is wrong with a registered file: None, 'lost', or 'damaged' with the difference. Reads it only for ``sha256``."""
+    path = site.path(rel)
+    try:
+        found = path.stat().st_size
+    except OSError:
+        return f"lost: {rel} is not in storage"
+    if found != size:
+        return f"damaged: {rel} has {found} bytes, {size} are registered"
+    if sha256 is not None and (seen := checksum(path)) != sha256:
+        return f"damaged: {rel} has the checksum {seen}, {sha256} is registered"
+    return None
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{target.name}")
+
+
+def _stream(source: Path, target: Path | None, rel: str, progress: Callable[[int], None]) -> FileRecord:
+    digest, size = hashlib.sha256(), 0
+    output = target.open("xb") if target is not None else None
+    try:
+        with source.open("rb", buffering=0) as file:
+            while piece := file.read(CHUNK):
+                digest.update(piece)
+                size += len(piece)
+                if output is not None:
+                    output.write(piece)
+                progress(len(piece))
+        if output is not None:
+            output.flush()
+            os.fsync(output.fileno())
+    finally:
+        if output is not None:
+            output.close()
+    return FileRecord(rel, size, digest.hexdigest())
+
+
+def _failure(site: Site, rel: str, error: OSError) -> DatastoreError:
+    remedy = {errno.ENOSPC: "free space", errno.EROFS: "the disk is read-only", errno.EACCES: "check permissions"}
+    why = os.strerror(error.errno) if error.errno else str(error)
+    where = f" ({error.filename})" if error.filename and not str(error.filename).endswith(Path(rel).name) else ""
+    return DatastoreError(f"site {site.name}: {rel}: {why}{where}; {remedy.get(error.errno or 0, 'nothing was written')}")

@@ -1,0 +1,268 @@
+"""Read-only SQL over every table of every site: DuckDB on the live files of the Delta tables.
+
+Names: ``object`` is the union over the sites, ``"LANCS".object`` one site's own table. The union of a catalogue takes
+from each lake only the rows produced there, so that replicas are not counted twice; every other union leads with a
+``site`` column that names the lake (tables that declare a ``site`` of their own keep that one). Beside the tables
+stand the views of ``lake/sql/views``, such as ``rule_now`` and ``quantum_state``.
+
+Only the tables that a statement names are opened; they are opened again when they have grown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import duckdb
+import pyarrow as pa
+
+import schemas
+from lake import delta
+from lake.site import Lake, Site
+
+VIEWS = Path(__file__).parent / "sql" / "views"
+
+#: What a statement that holds a PIVOT may begin with (such a statement has no syntax tree that could be looked at).
+READING = ("select", "with", "from", "pivot", "unpivot", "table", "values", "describe", "summarize", "(")
+
+
+class QueryError(ValueError):
+    """A statement that cannot be answered; the message is one line."""
+
+
+def connect(root: str | Path | Lake, sites: Sequence[str] | None = None, home: str | None = None) -> Connection:
+    """A read-only connection to the lake at ``root`` (or an open Lake), to some or all of its ``sites``.
+
+    With ``home``, unqualified names mean that site's own tables instead of the union. Raises LakeError for no such
+    lake or site.
+    """
+    lake = root if isinstance(root, Lake) else Lake.open(root)
+    return Connection(lake, [lake.site(name) for name in sites] if sites else list(lake.sites.values()), home)
+
+
+def query(root: str | Path | Lake, sql: str, parameters: Parameters = None, sites: Sequence[str] | None = None) -> pa.Table:
+    """The answer to one statement as an Arrow table; raises QueryError and LakeError."""
+    with connect(root, sites) as connection:
+        return connection.table(sql, parameters)
+
+
+Parameters = Mapping[str, Any] | Sequence[Any] | None
+
+
+class Connection:
+    """SQL over a lake; one thread at a time. Writing, other files, settings and extensions are refused."""
+
+    def __init__(self, lake: Lake, sites: Sequence[Site], home: str | None = None) -> None:
+        self.lake = lake
+        self.sites = {site.name: site for site in sites}
+        self._home = lake.site(home).name if home else None
+        self._versions: dict[tuple[str, str], int] = {}
+        self._con = duckdb.connect(
+            config={
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "python_enable_replacements": False,
+            }
+        )
+        roots = ", ".join(_literal(str(site.root)) for site in sites)
+        for name in self.sites:
+            self._con.execute(f"CREATE SCHEMA {identifier(name)}")
+        for setting in (
+            "TimeZone = 'UTC'",
+            f"temp_directory = {_literal(tempfile.gettempdir() + '/drp-sql')}",
+            *([f"search_path = {_literal(identifier(self._home) + ',main')}"] if self._home else []),
+            f"allowed_directories = [{roots}]",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            self._con.execute(f"SET {setting}")
+
+    def execute(self, sql: str, parameters: Parameters = None) -> duckdb.DuckDBPyConnection:
+        """Run one reading statement; fetch from what it returns (``fetchall``, ``fetchnumpy``, ``to_arrow_table``)."""
+        self._open(_names(self._con, sql))
+        try:
+            return self._con.execute(sql, parameters)
+        except duckdb.Error as error:
+            raise self._explained(error) from None
+
+    def table(self, sql: str, parameters: Parameters = None) -> pa.Table:
+        """The answer to one reading statement as an Arrow table."""
+        self._open(_names(self._con, sql))
+        try:
+            return self._con.sql(sql, params=parameters).to_arrow_table()
+        except duckdb.Error as error:
+            raise self._explained(error) from None
+
+    def names(self) -> list[str]:
+        """Every table and view that a statement may name."""
+        return sorted([*schemas.tables(), *_views()])
+
+    def close(self) -> None:
+        self._con.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _explained(self, error: duckdb.Error) -> QueryError:
+        message = " ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())
+        unknown = re.match(r"Catalog Error: Table with name (\S+) does not exist", message)
+        if unknown:
+            close = difflib.get_close_matches(unknown[1].lower(), self.names(), 3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else "; SHOW TABLES lists what there is"
+            message = f"there is no table {unknown[1]}{hint}"
+        return QueryError(message)
+
+    def _open(self, named: set[tuple[str, str]] | None) -> None:
+        """Make the views of the tables that are named; None stands for all of them."""
+        if named is None:
+            named = {(schema, name) for schema in ("", *self.sites) for name in self.names()}
+        lower = {name.lower(): name for name in self.sites}
+        for schema, name in sorted(named):
+            schema = lower.get(schema.lower(), schema.lower())
+            name = name.lower()
+            if schema in ("", "main") and name in _known():
+                self._open_view(name, None)
+                if self._home and schema == "":
+                    self._open_view(name, self._home)
+            elif schema in self.sites and name in _known():
+                self._open_view(name, schema)
+
+    def _open_view(self, name: str, site: str | None) -> None:
+        """The view ``name`` of one site, or of the union over the sites (None), made or renewed where it is stale."""
+        if name in _views():
+            for table in _inputs(name):
+                self._open_view(table, site)
+            version = 0
+        else:
+            version = sum(_version(s, name) for s in self._of(site))
+        key = (site or "main", name)
+        if self._versions.get(key) == version:
+            return
+        select = self._derived(name, site) if name in _views() else self._table(name, site)
+        self._con.execute(f"CREATE OR REPLACE VIEW {identifier(key[0])}.{identifier(name)} AS {select}")
+        self._versions[key] = version
+
+    def _of(self, site: str | None) -> list[Site]:
+        return [self.sites[site]] if site else list(self.sites.values())
+
+    def _table(self, name: str, site: str | None) -> str:
+        schema = schemas.table(name)
+        parts = []
+        for each in self._of(site):
+            files = delta.files(each, name)
+            if site is None and schema.subject == "catalogues":
+                own = f"/site={quote(each.name)}/"
+                files = [file for file in files if own in file]
+            lead = f"{_literal(each.name)} AS site, " if site is None and "site" not in schema.arrow.names else ""
+            parts.append(f"SELECT {lead}* FROM ({delta.scan(name, files)})")
+        return " UNION ALL ".join(parts)
+
+    def _derived(self, name: str, site: str | None) -> str:
+        """A view's text on the union, or on one site's tables by the names that it uses."""
+        inputs = []
+        added = False  # a site's own tables have no column that names the lake: lend them one while the text runs
+        for table in _inputs(name):
+            lead = ""
+            if site and "site" not in schemas.table(table).arrow.names:
+                lead, added = f"{_literal(site)} AS site, ", True
+            inputs.append(f"{identifier(table)} AS (SELECT {lead}* FROM {identifier(site or 'main')}.{identifier(table)})")
+        columns = "* EXCLUDE (site)" if added else "*"
+        return f"WITH {', '.join(inputs)} SELECT {columns} FROM ({_views()[name]})"
+
+
+def _names(con: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[str, str]] | None:
+    """The (schema, table) names in one reading statement, None if it may look at any; QueryError if it does not read."""
+    try:
+        statements = con.extract_statements(sql)
+    except duckdb.Error as error:
+        raise QueryError(" ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())) from None
+    if len(statements) != 1:
+        raise QueryError(f"one statement at a time, here are {len(statements)}")
+    kind = statements[0].type.name
+    if kind == "EXPLAIN":
+        inner = re.match(r"\s*explain\s+(?:analyze\b|\([^)]*\))?", sql, re.IGNORECASE)
+        if inner:
+            return _names(con, sql[inner.end() :])
+    elif kind == "MULTI":
+        tokens = duckdb.tokenize(sql)
+        first = re.match(r"\w+|\(", sql[tokens[0][0] :]) if tokens else None
+        if first and first[0].lower() in READING:
+            return {("", word) for word in re.findall(r"\w+", sql)}
+    elif kind == "SELECT":
+        tree = json.loads(con.execute("SELECT json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0])
+        nodes = list(_nodes(tree))
+        return None if any(_looks_around(node) for node in nodes) else {_table_name(n) for n in nodes if _table_name(n)[1]}
+    raise QueryError(f"SQL here only reads (SELECT, WITH, FROM, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN), this is {kind}")
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)
+
+
+def _table_name(node: dict[str, Any]) -> tuple[str, str]:
+    if node.get("type") not in ("BASE_TABLE", "SHOW_REF"):
+        return "", ""
+    return node.get("schema_name") or "", node.get("table_name") or ""
+
+
+def _looks_around(node: dict[str, Any]) -> bool:
+    """True for a node that may see any table: SHOW TABLES, the catalogue of DuckDB, tables named by a string."""
+    if node.get("type") == "SHOW_REF":
+        return str(node.get("show_type")).startswith("SHOW_")
+    if node.get("type") == "BASE_TABLE":
+        return node.get("schema_name") in ("information_schema", "pg_catalog") or str(node["table_name"]).startswith(
+            ("duckdb_", "sqlite_", "pg_")
+        )
+    if node.get("type") == "TABLE_FUNCTION":
+        name = str(node["function"].get("function_name"))
+        return name in ("query", "query_table", "json_execute_serialized_sql") or name.startswith(("duckdb_", "pragma_"))
+    return False
+
+
+@cache
+def _views() -> dict[str, str]:
+    return {path.stem: path.read_text() for path in sorted(VIEWS.glob("*.sql"))}
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset([*schemas.tables(), *_views()])
+
+
+@cache
+def _inputs(view: str) -> tuple[str, ...]:
+    """The declared tables that a view reads."""
+    with duckdb.connect() as con:
+        named = _names(con, _views()[view]) or set()
+    return tuple(sorted(name for _, name in named if name in schemas.tables()))
+
+
+def _version(site: Site, table: str) -> int:
+    """The number of the last commit, found by listing the log; -1 for a table that was never written."""
+    log = Path(site.table_path(table)) / "_delta_log"
+    return max((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), default=-1)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A name as SQL writes it, in double quotes."""
+    return '"' + name.replace('"', '""') + '"'

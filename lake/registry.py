@@ -1,0 +1,316 @@
+"""What exists at a site: a dataset exists if and only if its row is here.
+
+Every incoming row gets a verdict, by one SQL join over the whole batch: ``accepted``, ``present`` (same id, same checksum),
+``parked`` (a dimension record is not known here yet: it waits and is admitted when the record arrives) or ``rejected``. One bad
+row never stops the others, and every parked or rejected row stays in the table ``parked`` until it is resolved.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import schemas
+from lake import datastore, delta, fault, slices
+from lake.site import LakeError, Site
+from lake.sql import statement
+
+#: The namespace of the project's UUIDv5s.
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "multisite-drp")
+STORAGE = ("fits", "json", "table")
+CHECKED = ("instrument", "exposure", "visit", "detector", "physical_filter", "skymap", "tract", "patch")
+#: Rows are stored in this order: look-ups by visit or tract then read little.
+CLUSTER = "dataset_type, visit, tract, detector, patch, dataset_id"
+VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
+
+
+class RegistryError(LakeError):
+    """The registry cannot do what was asked; the message names the thing and the remedy."""
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+
+
+def install_uuid5(con: duckdb.DuckDBPyConnection) -> None:
+    """Make the SQL macro uuid5(text) on a connection; equal to Python's uuid.uuid5(NAMESPACE, text)."""
+    blob = "'" + "".join(f"\\x{byte:02X}" for byte in NAMESPACE.bytes) + "'::BLOB"
+    con.execute(statement("uuid5").replace("$namespace", blob))
+
+
+def uuid5(names: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """UUIDv5 of each text, in the project's namespace."""
+    with delta.connect() as con:
+        install_uuid5(con)
+        con.register("given", pa.table({"name": names, "ordinal": pa.array(range(len(names)), pa.int64())}))
+        return con.sql("SELECT uuid5(name) AS id FROM given ORDER BY ordinal").to_arrow_table()["id"]
+
+
+def with_ids(
+    con: duckdb.DuckDBPyConnection | None, table: pa.Table, dimensions_by_type: Mapping[str, Sequence[str]]
+) -> pa.Table:
+    """``table`` with ``dataset_id`` filled in (put first if it is not there), rows in the same order.
+
+    The id is the UUIDv5 of ``dataset_type|run|key=value|...`` over the type's required dimensions in the order of
+    schemas.DATA_ID. ``table`` has dataset_type, run and the data ID columns that are needed (absent ones count as null).
+    RegistryError names a dataset type that ``dimensions_by_type`` does not have.
+    """
+    with con.cursor() if con is not None else delta.connect() as cursor:
+        _install_names(cursor, _padded(table), dimensions_by_type)
+        names = cursor.sql("SELECT uuid5(name) AS id FROM dataset_names ORDER BY ordinal").to_arrow_table()["id"]
+    if len(names) != table.num_rows:
+        unknown = set(table["dataset_type"].unique().to_pylist()).difference(dimensions_by_type)
+        raise RegistryError(f"dataset type {', '.join(sorted(unknown))} is not declared; known: {', '.join(dimensions_by_type)}")
+    if "dataset_id" in table.column_names:
+        return table.set_column(table.column_names.index("dataset_id"), "dataset_id", names)
+    return table.add_column(0, "dataset_id", names)
+
+
+def _padded(table: pa.Table) -> pa.Table:
+    """The table with an ordinal, and with every data ID column."""
+    dataset = schemas.table("dataset").arrow
+    for column in schemas.DATA_ID:
+        if column not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, dataset.field(column).type))
+    return table.append_column("ordinal", pa.array(range(table.num_rows), pa.int64()))
+
+
+def _install_names(con: duckdb.DuckDBPyConnection, given: pa.Table, types: Mapping[str, Sequence[str]]) -> None:
+    install_uuid5(con)
+    con.register("given", given)
+    listed = pa.array([list(d) for d in types.values()], pa.list_(pa.string()))
+    con.register("types", pa.table({"dataset_type": pa.array(list(types), pa.string()), "dimensions": listed}))
+    con.execute(statement("dataset_names"))
+
+
+# -- dataset types -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DatasetType:
+    """``dimensions`` are the required ones, ``storage`` is fits, json or table (a slice of the catalogue of that name)."""
+
+    name: str
+    dimensions: tuple[str, ...]
+    storage: str
+
+
+def register_dataset_types(site: Site, types: Mapping[str, tuple[Sequence[str], str]]) -> int:
+    """Make dataset types known: name -> (required dimensions, storage); returns how many were new.
+
+    RegistryError when a type is known with another definition, or a dimension or storage does not exist; nothing is added then.
+    """
+    new = []
+    with site.lock("dimensions"):
+        known = dataset_types(site)
+        for name, (dimensions, storage) in types.items():
+            wrong = [d for d in dimensions if d not in schemas.DATA_ID]
+            if wrong or storage not in STORAGE:
+                raise RegistryError(f"dataset type {name}: {wrong[0] if wrong else storage!r} is not a dimension or storage")
+            given = DatasetType(name, tuple(c for c in schemas.DATA_ID if c in dimensions), storage)
+            if name not in known:
+                new.append({"dataset_type": name, "dimensions": ",".join(given.dimensions), "storage": storage})
+            elif known[name] != given:
+                raise RegistryError(
+                    f"site {site.name}: dataset type {name} is known as ({', '.join(known[name].dimensions)}; "
+                    f"{known[name].storage}), given is ({', '.join(given.dimensions)}; {storage}); use another name"
+                )
+        if new:
+            delta.append(site, "dataset_type", pa.Table.from_pylist(new, schema=schemas.table("dataset_type").arrow))
+    return len(new)
+
+
+def dataset_types(site: Site) -> dict[str, DatasetType]:
+    """The dataset types known at a site, by name."""
+    with delta.connect() as con:
+        rows = delta.relation(con, site, "dataset_type").order("dataset_type").fetchall()
+    return {name: DatasetType(name, tuple(d for d in dimensions.split(",") if d), storage) for name, dimensions, storage in rows}
+
+
+# -- ingest ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judged batch: the rows to be registered, the files to be added to catalogue tables, the events for ``parked``.
+
+    ``judged`` holds the given rows in their order with ``verdict``, ``reason`` and ``known_path`` (of the registered one).
+    """
+
+    judged: pa.Table
+    accepted: pa.Table
+    waiting: pa.Table
+    admitted: pa.Table
+
+    @property
+    def verdicts(self) -> pa.Table:
+        return self.judged.select(VERDICTS.names).cast(VERDICTS)
+
+
+def ingest(site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, verify: bool = True) -> pa.Table:
+    """Register datasets whose files are in place; returns (dataset_id, verdict, reason) in the order of the rows.
+
+    ``datasets`` has the columns of ``dataset``; registered_at is set here (and may be absent). Rows whose file is missing or has
+    another size are rejected (``verify`` False: not looked at). Files of slices join their catalogue table before their rows are
+    registered. With ``txn``, a repetition after a crash at any moment does exactly what is missing; once ``txn`` is the
+    transaction version of the table ``dataset``, everything of this batch, parked rows too, is durable.
+    """
+    with site.lock():
+        judgement = judge(site, datasets, verify)
+        for table, files in catalogue_files(site, judgement.accepted).items():
+            delta.add_files(site, table, files)
+        record(site, judgement, txn)
+    return judgement.verdicts
+
+
+def record(site: Site, judgement: Judgement, txn: tuple[str, int] | None = None) -> None:
+    """Append judged rows, for a caller who holds the site's lock.
+
+    What waits is noted first, so that the transaction of ``dataset`` covers it; what was admitted last, so that nothing counts as
+    admitted that is not registered (left out by a death in between, it is noted by the next admit_parked()).
+    """
+    if judgement.waiting.num_rows:
+        delta.append(site, "parked", judgement.waiting, txn)
+    fault.point("registry:parked")
+    if judgement.accepted.num_rows or txn is not None:
+        delta.append(site, "dataset", judgement.accepted, txn)
+    fault.point("registry:dataset")
+    if judgement.admitted.num_rows:
+        delta.append(site, "parked", judgement.admitted, None if txn is None else (f"{txn[0]}/admitted", txn[1]))
+    fault.point("registry:admitted")
+
+
+def admit_parked(site: Site) -> pa.Table:
+    """Register what waited and whose dimension records are known by now; returns the verdicts of all that waited."""
+    waiting = parked(site)
+    if not waiting.num_rows:
+        return VERDICTS.empty_table()
+    return ingest(site, from_records(waiting["record"]))
+
+
+def catalogue_files(site: Site, datasets: pa.Table) -> dict[str, list[delta.AddFile]]:
+    """The files of slices among the datasets' files, by catalogue table, in order of their paths."""
+    found: dict[str, list[delta.AddFile]] = {}
+    paths = pc.unique(datasets["path"].filter(pc.starts_with(datasets["path"], slices.PREFIX)))
+    for path in sorted(paths.to_pylist()):
+        found.setdefault(slices.table_of(path), []).append(slices.add_file(site, path))
+    return dict(sorted(found.items()))
+
+
+def judge(site: Site, datasets: pa.Table, verify: bool = True) -> Judgement:
+    """Verdicts on a batch against the site's files, dimension records and registered datasets; changes nothing."""
+    now = datetime.now(UTC)
+    if "registered_at" in datasets.column_names:
+        datasets = datasets.drop_columns(["registered_at"])
+    stamp = pa.array([now] * datasets.num_rows, pa.timestamp("us", "UTC"))
+    datasets = schemas.conform("dataset", datasets.append_column("registered_at", stamp))
+    types = {name: kind.dimensions for name, kind in dataset_types(site).items()}
+    with delta.connect() as con:
+        con.execute("SET VARIABLE site = $site", {"site": site.name})
+        con.execute("SET VARIABLE now = $now::TIMESTAMPTZ", {"now": now})
+        _install_names(con, _padded(datasets), types)
+        con.register("storage", _storage(site, datasets, verify))
+        for table in CHECKED:
+            used = datasets[table].null_count < datasets.num_rows
+            con.execute(f"CREATE TEMP VIEW {table} AS {delta.select(site, table) if used else delta.scan(table, [])}")
+        registered = delta.select(site, "dataset", _prune(datasets)) if datasets.num_rows else delta.scan("dataset", [])
+        con.execute(
+            "CREATE TEMP TABLE known AS SELECT dataset_id, min(checksum) AS checksum, min(path) AS path "
+            f"FROM ({registered}) SEMI JOIN given USING (dataset_id) GROUP BY dataset_id"
+        )
+        con.execute(f"CREATE TEMP VIEW parked AS {delta.select(site, 'parked')}")
+        for name in ("verdicts", "parked_now", "parked_events"):
+            con.execute(statement(name))
+        columns = ", ".join(schemas.table("dataset").arrow.names)
+        return Judgement(
+            judged=con.sql("SELECT * EXCLUDE (ordinal) FROM judged ORDER BY ordinal").to_arrow_table(),
+            accepted=_rows(con, "dataset", f"SELECT {columns} FROM judged WHERE verdict = 'accepted' ORDER BY {CLUSTER}"),
+            waiting=_rows(con, "parked", "FROM parked_events WHERE state <> 'admitted'"),
+            admitted=_rows(con, "parked", "FROM parked_events WHERE state = 'admitted'"),
+        )
+
+
+def _rows(con: duckdb.DuckDBPyConnection, table: str, query: str) -> pa.Table:
+    return schemas.conform(table, con.sql(query).to_arrow_table())
+
+
+def _storage(site: Site, datasets: pa.Table, verify: bool) -> pa.Table:
+    """What is wrong with the files of a batch: (path, problem), only those that have one."""
+    problems: dict[str, str] = {}
+    if verify:
+        files = datasets.select(["path", "file_bytes"]).group_by(["path", "file_bytes"]).aggregate([])
+        for path, size in zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True):
+            try:
+                problem = datastore.check(site, path, size)
+                if problem is None and slices.is_slice(path):
+                    slices.contents(site, path)
+            except LakeError as error:
+                problem = str(error)
+            if problem is not None:
+                problems[path] = problem
+    return pa.table({"path": pa.array(problems, pa.string()), "problem": pa.array(problems.values(), pa.string())})
+
+
+def _prune(datasets: pa.Table) -> str:
+    """A condition that holds for every registered row that could have one of these ids: it has the same data ID."""
+    kinds = sorted(datasets["dataset_type"].unique().to_pylist())
+    conditions = ["dataset_type IN (" + ", ".join("'" + k.replace("'", "''") + "'" for k in kinds) + ")"]
+    for column in ("visit", "exposure", "tract"):
+        if datasets.num_rows and not datasets[column].null_count:
+            bounds = pc.min_max(datasets[column]).as_py()
+            conditions.append(f"{column} >= {bounds['min']} AND {column} <= {bounds['max']}")
+    return " AND ".join(conditions)
+
+
+def parked(site: Site, state: str = "parked") -> pa.Table:
+    """What waits here (or, with ``state``, what was rejected): the latest event of each, not yet admitted or resolved."""
+    with delta.connect() as con:
+        delta.relation(con, site, "parked").create_view("parked")
+        con.execute(statement("parked_now"))
+        return con.sql(
+            "SELECT * EXCLUDE (checksum) FROM parked_now WHERE state = $state ORDER BY dataset_type, dataset_id",
+            params={"state": state},
+        ).to_arrow_table()
+
+
+def from_records(records: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Dataset rows from their JSON form (the ``record`` of parked and manifest rows), in the same order."""
+    schema = schemas.table("dataset").arrow
+    wanted = ", ".join(f'"{f.name}": "{delta.SQL_TYPES[f.type]}"' for f in schema)
+    with delta.connect() as con:
+        con.register("given", pa.table({"record": records, "ordinal": pa.array(range(len(records)), pa.int64())}))
+        rows = con.sql(
+            f"SELECT r.* FROM (SELECT json_transform(record, '{{{wanted}}}') AS r, ordinal FROM given) ORDER BY ordinal"
+        ).to_arrow_table()
+    return schemas.conform("dataset", rows)
+
+
+def to_records(datasets: pa.Table) -> pa.ChunkedArray:
+    """The JSON form of dataset rows, which from_records() reads."""
+    columns = ", ".join(f"'{name}': \"{name}\"" for name in schemas.table("dataset").arrow.names)
+    with delta.connect() as con:
+        con.register("given", datasets.append_column("ordinal", pa.array(range(datasets.num_rows), pa.int64())))
+        return con.sql(f"SELECT to_json({{{columns}}})::VARCHAR AS record FROM given ORDER BY ordinal").to_arrow_table()["record"]
+
+
+# -- queries -----------------------------------------------------------------------------------------------------------
+
+
+def datasets(
+    con: duckdb.DuckDBPyConnection,
+    site: Site,
+    where: str = "true",
+    params: Mapping[str, Any] | None = None,
+    types: Iterable[str] | None = None,
+) -> duckdb.DuckDBPyRelation:
+    """Registered datasets that meet a SQL condition over the columns of ``dataset``; ``types`` prunes by dataset type."""
+    listed = None if types is None else ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(types))
+    chosen = "true" if types is None else f"dataset_type IN ({listed})" if listed else "false"
+    source = delta.select(site, "dataset", None if types is None or not listed else chosen)
+    return con.sql(f"SELECT * FROM ({source}) WHERE {chosen} AND ({where})", params=dict(params) if params else None)

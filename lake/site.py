@@ -1,0 +1,230 @@
+"""A lake and its sites: where they are, which one is central, and how a path below a site is formed.
+
+``<root>/lake.yaml`` names the sites; each has its tables and files below ``<root>/<site>``. The path of a thing below
+the site's root is the same at every site. All paths of the lake are made here, so that another kind of root needs no other change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+import schemas
+
+CONFIG = "lake.yaml"
+#: Seconds to wait for a site's lock: commits take well under one.
+LOCK_TIMEOUT = 300.0
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+#: Site names are schema names of the query room; these are taken there.
+_RESERVED = {"main", "temp", "system", "memory", "information_schema", "pg_catalog"}
+
+
+class LakeError(ValueError):
+    """Something about a lake or a site is not as asked; the message is one line that names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site's lake: ``cores``, ``memory_gb`` and ``storage_tb`` are what the campaign may use there (None: no limit)."""
+
+    name: str
+    root: Path
+    central: bool = False
+    cores: int = 1
+    memory_gb: float | None = None
+    storage_tb: float | None = None
+
+    @property
+    def lake(self) -> Lake:
+        """The lake this site belongs to."""
+        return Lake.open(self.root.parent)
+
+    def path(self, rel: str | PurePosixPath) -> Path:
+        """The absolute path of ``rel``, which is relative to the site's root; LakeError if it would leave the site."""
+        parts = PurePosixPath(rel)
+        if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\0" in str(rel):
+            raise LakeError(f"site {self.name}: path {str(rel)!r} is not below the site's root")
+        return self.root.joinpath(*parts.parts)
+
+    def relative(self, path: str | Path) -> str:
+        """The inverse of path(): a path below the root, as it is written in the registry."""
+        try:
+            return Path(path).relative_to(self.root).as_posix()
+        except ValueError:
+            raise LakeError(f"site {self.name}: {path} is not below {self.root}") from None
+
+    def table_path(self, table: str) -> Path:
+        """The directory of a Delta table, ``tables/<subject>/<table>``; KeyError names an undeclared table."""
+        return self.path(table_dir(table))
+
+    @contextmanager
+    def lock(self, name: str = "registry", timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+        """Hold the site's lock of this name: one committer at a time. It ends with its process, however that ends.
+
+        Not re-entrant. LakeError when it is held by another for longer than ``timeout`` seconds.
+        """
+        path = self.path(f".lock/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + timeout
+        with path.open("a+b") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise LakeError(
+                            f"site {self.name}: another process has held {path} for {timeout:.0f} s; "
+                            "wait for it or end it"
+                        ) from None
+                    time.sleep(0.005)
+            yield
+
+
+def table_dir(table: str) -> str:
+    """Directory of a declared table relative to a site's root."""
+    return f"tables/{schemas.table(table).subject}/{table}"
+
+
+@dataclass(frozen=True)
+class Lake:
+    """All sites below one root, as ``lake.yaml`` names them, in that order."""
+
+    root: Path
+    sites: dict[str, Site]
+
+    @classmethod
+    def create(cls, root: str | Path, sites: Mapping[str, Mapping[str, Any] | None]) -> Lake:
+        """Make a new lake; ``sites`` maps a name to {central, cores, memory_gb, storage_tb}, exactly one of them central.
+
+        Nothing is left behind when it is refused (LakeError): lake.yaml is written last.
+        """
+        root = Path(root).absolute()
+        if "=" in str(root) or any(c in str(root) for c in "*?[]'"):
+            raise LakeError(f"{root}: the path of a lake may not hold any of = * ? [ ] ' (choose another)")
+        if (root / CONFIG).exists():
+            raise LakeError(f"{root} is already a lake; open it, or choose another directory")
+        lake = cls(root, _parse(root, sites))
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            for site in lake.sites.values():
+                for sub in ("files", "tables", "publish", ".lock"):
+                    (site.root / sub).mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump({"sites": {n: dict(o or {}) for n, o in sites.items()}}, sort_keys=False)
+            write_durable(root / CONFIG, text.encode())
+        except OSError as error:
+            raise LakeError(f"cannot create a lake in {root}: {error.strerror}; choose a writable directory") from None
+        return lake
+
+    @classmethod
+    def open(cls, root: str | Path) -> Lake:
+        """The lake at ``root``; LakeError when there is none or its lake.yaml is wrong."""
+        root = Path(root).absolute()
+        if not (root / CONFIG).is_file():
+            raise LakeError(f"{root} is not a lake (it has no {CONFIG}); make one with 'drp init'")
+        return cls(root, _parse(root, read_sites(root / CONFIG)))
+
+    @property
+    def central(self) -> Site:
+        """The one site that solves, archives and holds the campaign's state."""
+        return next(site for site in self.sites.values() if site.central)
+
+    def site(self, name: str) -> Site:
+        """A site by name; LakeError names those that exist."""
+        try:
+            return self.sites[name]
+        except KeyError:
+            raise LakeError(f"no site {name!r} in {self.root}; its sites are {', '.join(self.sites)}") from None
+
+
+def read_sites(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The ``sites`` section of a YAML file; LakeError names the file and the line or key that is wrong."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise LakeError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise LakeError(f"{path}{line}: is not YAML ({getattr(error, 'problem', None) or error})") from None
+    if not isinstance(content, dict) or set(content) != {"sites"} or not isinstance(content["sites"], dict):
+        raise LakeError(f"{path}: must hold the key 'sites' and nothing else: a mapping of site name to its options")
+    return content["sites"]
+
+
+def _parse(root: Path, sites: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Site]:
+    parsed: dict[str, Site] = {}
+    folded: set[str] = set()
+    for name, options in sites.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in _RESERVED:
+            raise LakeError(f"site {name!r}: a site's name is 1 to 32 letters, digits, - or _, and starts with a letter")
+        if name.lower() in folded:
+            raise LakeError(f"site {name!r}: another site differs from it in case only; rename one")
+        folded.add(name.lower())
+        parsed[name] = Site(name=name, root=root / name, **_options(name, options or {}))
+    central = [site.name for site in parsed.values() if site.central]
+    if len(central) != 1:
+        found = f"{', '.join(central)} are" if central else "none is"
+        raise LakeError(f"exactly one site must have 'central: true'; {found}")
+    return parsed
+
+
+_OPTIONS = {"central": bool, "cores": int, "memory_gb": (int, float), "storage_tb": (int, float)}
+
+
+def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise LakeError(f"site {name!r}: its options must be a mapping, not {options!r}")
+    for key, value in options.items():
+        if key not in _OPTIONS:
+            raise LakeError(f"site {name!r}: unknown key {key!r}; known: {', '.join(_OPTIONS)}")
+        wanted = _OPTIONS[key]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):  # type: ignore[arg-type]
+            raise LakeError(f"site {name!r}: {key}: {value!r} is not a {'true/false' if key == 'central' else 'number'}")
+        if key != "central" and not value > 0:
+            raise LakeError(f"site {name!r}: {key}: {value!r} must be positive")
+    return dict(options)
+
+
+def fsync_dir(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fsync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durable(path: Path, data: bytes) -> None:
+    """Write a small file so that after a crash it is there whole or not at all."""
+    fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)

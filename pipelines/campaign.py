@@ -1,0 +1,155 @@
+"""A campaign: which sky is processed where, with what settings. Read from YAML, checked key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines import definition, skymap
+
+
+class CampaignError(ValueError):
+    """The campaign file is wrong; the message names the file, the key and the remedy."""
+
+
+@dataclass(frozen=True)
+class SiteShare:
+    """The tracts a site answers for, and those it processes besides their own site, to prove that results agree."""
+
+    tracts: tuple[int, ...]
+    also: tuple[int, ...] = ()
+
+    @property
+    def processed(self) -> tuple[int, ...]:
+        """Every tract that is processed at the site."""
+        return tuple(sorted({*self.tracts, *self.also}))
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One campaign. ``config`` holds settings by task label; ``tolerate`` the accepted fraction of failed quanta by step."""
+
+    name: str
+    instrument: str
+    skymap: str
+    sites: Mapping[str, SiteShare]
+    text: str
+    document: Mapping[str, Any]
+    description: str = ""
+    simulate: Mapping[str, Any] | None = None
+    raws: Mapping[str, Any] | None = None
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    attempts: int = 3
+    tolerate: Mapping[str, float] = field(default_factory=dict)
+    workers: int = 2
+
+    @property
+    def tracts(self) -> tuple[int, ...]:
+        """Every tract of the campaign."""
+        return tuple(sorted({t for share in self.sites.values() for t in share.tracts}))
+
+
+KEYS = {
+    "name", "description", "instrument", "skymap", "sites", "simulate", "raws", "config", "attempts", "tolerate", "workers",
+}  # fmt: skip
+
+
+def _require(where: str, value: Any, kind: type | tuple[type, ...], what: str) -> Any:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise CampaignError(f"{where}: {value!r} is not {what}")
+    return value
+
+
+def _tracts(where: str, value: Any, known: skymap.RingsSkyMap) -> tuple[int, ...]:
+    for tract in _require(where, value, list, "a list of tract numbers"):
+        _require(where, tract, int, "a tract number")
+        if not 0 <= tract < known.tracts:
+            raise CampaignError(f"{where}: unknown tract {tract}; {known.name} has tracts 0 to {known.tracts - 1}")
+    return tuple(sorted(set(value)))
+
+
+def parse(text: str, source: str) -> Campaign:
+    """Check campaign YAML; CampaignError names the key (and line, when the YAML itself is broken)."""
+    try:
+        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise CampaignError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise CampaignError(f"{source}: a campaign is a mapping of keys; known keys: {', '.join(sorted(KEYS))}")
+    for key in document:
+        if key not in KEYS:
+            raise CampaignError(f"{source}:{_line(text, key)} unknown key {key!r}; known keys: {', '.join(sorted(KEYS))}")
+    for key in ("name", "instrument", "skymap", "sites"):
+        if key not in document:
+            raise CampaignError(f"{source}: key {key!r} is missing")
+    name = _require(f"{source}: name", document["name"], str, "a name")
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise CampaignError(f"{source}: name: {name!r} may hold letters, digits, - and _ only")
+    try:
+        sky = skymap.load(document["skymap"])
+    except (KeyError, ValueError) as error:
+        raise CampaignError(f"{source}: skymap: {error.args[0]}") from None
+    shares: dict[str, SiteShare] = {}
+    owner: dict[int, str] = {}
+    for site, given in _require(f"{source}: sites", document["sites"], dict, "a mapping of sites").items():
+        where = f"{source}: sites.{site}"
+        _require(where, given, dict, "a mapping with tracts")
+        for key in given:
+            if key not in ("tracts", "also"):
+                raise CampaignError(f"{where}: unknown key {key!r}; known keys: tracts, also")
+        share = SiteShare(
+            _tracts(f"{where}.tracts", given.get("tracts", []), sky), _tracts(f"{where}.also", given.get("also", []), sky)
+        )
+        for tract in share.tracts:
+            if tract in owner:
+                raise CampaignError(f"{where}.tracts: tract {tract} belongs to {owner[tract]} already (use also: to repeat it)")
+            owner[tract] = site
+        shares[site] = share
+    for site, share in shares.items():
+        for tract in share.also:
+            if tract not in owner:
+                raise CampaignError(f"{source}: sites.{site}.also: tract {tract} is no site's own tract")
+    labels = {task.label for task in definition.load().tasks}
+    for label in document.get("config") or {}:
+        if label not in labels:
+            raise CampaignError(f"{source}: config: unknown task {label!r}; known tasks: {', '.join(sorted(labels))}")
+    for step in document.get("tolerate") or {}:
+        if step not in definition.STEPS:
+            raise CampaignError(f"{source}: tolerate: unknown step {step!r}; known steps: {', '.join(definition.STEPS)}")
+    return Campaign(
+        name=name,
+        description=document.get("description", ""),
+        instrument=_require(f"{source}: instrument", document["instrument"], str, "an instrument name"),
+        skymap=sky.name,
+        sites=shares,
+        text=text,
+        document=document,
+        simulate=document.get("simulate"),
+        raws=document.get("raws"),
+        config=document.get("config") or {},
+        attempts=_require(f"{source}: attempts", document.get("attempts", 3), int, "a whole number"),
+        tolerate=document.get("tolerate") or {},
+        workers=_require(f"{source}: workers", document.get("workers", 2), int, "a whole number"),
+    )
+
+
+def _line(text: str, key: str) -> str:
+    lines = [i for i, line in enumerate(text.splitlines(), 1) if line.startswith(f"{key}:")]
+    return f"{lines[0]}:" if lines else ""
+
+
+def read(path: str | Path) -> Campaign:
+    """The campaign of a YAML file; a bare name finds one of the campaigns that come with the project."""
+    file = Path(path)
+    shipped = Path(__file__).with_name("campaigns") / f"{path}.yaml"
+    if not file.exists() and shipped.exists():
+        file = shipped
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise CampaignError(f"{path}: cannot read the campaign file ({error.strerror})") from None
+    return parse(text, file.name)

@@ -1,0 +1,160 @@
+"""The pipeline definition: ``drp.yaml`` read, checked, and given as dataset types and tasks.
+
+Errors name the key at fault; a definition that reads the simulator's truth, or an input that nothing makes, is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import schemas
+
+STEPS = ("step1", "step2a", "step2b", "step2c", "step2d", "step2e", "step3", "step4", "step5", "step6", "step7")
+
+#: Dataset types that are placed by rules before the first step, and the run suffix they live in.
+PLACED = {
+    "raw": "raw", "bias": "calib", "dark": "calib", "flat": "calib", "defects": "calib",
+    "reference_star": "refcat", "software": "software",
+}  # fmt: skip
+
+
+class DefinitionError(ValueError):
+    """The pipeline definition is wrong; the message names the file, the key and the remedy."""
+
+
+@dataclass(frozen=True)
+class DatasetType:
+    """A dataset type: its required dimensions in canonical order, and how it is stored (fits, json, table)."""
+
+    name: str
+    dimensions: tuple[str, ...]
+    storage: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a task finds an input: by shared dimensions, or as the calibration valid at the time of the exposure."""
+
+    dataset_type: str
+    calibration: bool = False
+    optional: bool = False
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the pipeline; ``cluster`` are the dimensions whose quanta run as one job."""
+
+    label: str
+    step: str
+    function: str
+    dimensions: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+    cluster: tuple[str, ...]
+    central: bool
+
+    def load(self) -> Callable[..., Any]:
+        """Import the task's function."""
+        module, _, name = self.function.partition(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Dataset types by name and tasks in order of execution."""
+
+    dataset_types: Mapping[str, DatasetType]
+    tasks: tuple[Task, ...]
+
+    def step(self, step: str) -> tuple[Task, ...]:
+        """The tasks of one step, in order."""
+        return tuple(task for task in self.tasks if task.step == step)
+
+    def run(self, campaign: str, dataset_type: str) -> str:
+        """The RUN collection a dataset type is written to: ``<campaign>/<step>`` or, when placed, ``<campaign>/<kind>``."""
+        for task in self.tasks:
+            if dataset_type in task.outputs:
+                return f"{campaign}/{task.step}"
+        return f"{campaign}/{PLACED[dataset_type]}"
+
+    def dimensions(self) -> dict[str, list[str]]:
+        """Required dimensions by dataset type."""
+        return {name: list(kind.dimensions) for name, kind in self.dataset_types.items()}
+
+
+def _known(where: str, given: Mapping[str, Any], allowed: set[str]) -> None:
+    for key in given:
+        if key not in allowed:
+            raise DefinitionError(f"{where}: unknown key {key!r}; known keys: {', '.join(sorted(allowed))}")
+
+
+def _ordered(where: str, dimensions: list[str]) -> tuple[str, ...]:
+    for name in dimensions:
+        if name not in schemas.DATA_ID:
+            raise DefinitionError(f"{where}: unknown dimension {name!r}; known: {', '.join(schemas.DATA_ID)}")
+    return tuple(c for c in schemas.DATA_ID if c in dimensions)
+
+
+def parse(document: Mapping[str, Any], source: str) -> Pipeline:
+    """Check a pipeline document and turn it into a Pipeline; ``source`` names it in errors."""
+    _known(source, document, {"dataset_types", "tasks"})
+    kinds = {}
+    for name, given in document["dataset_types"].items():
+        where = f"{source}: dataset_types.{name}"
+        _known(where, given, {"dimensions", "storage"})
+        if given["storage"] not in ("fits", "json", "table"):
+            raise DefinitionError(f"{where}.storage: {given['storage']!r} is not fits, json or table")
+        if given["storage"] == "table" and name not in schemas.tables():
+            raise DefinitionError(f"{where}: storage is table, but schemas/ declares no table {name!r}")
+        kinds[name] = DatasetType(name, _ordered(where, given["dimensions"]), given["storage"])
+    tasks: list[Task] = []
+    made = set(PLACED)
+    for label, given in document["tasks"].items():
+        where = f"{source}: tasks.{label}"
+        _known(where, given, {"step", "function", "dimensions", "inputs", "outputs", "cluster", "site"})
+        if given["step"] not in STEPS:
+            raise DefinitionError(f"{where}.step: unknown step {given['step']!r}; known: {', '.join(STEPS)}")
+        inputs = []
+        for name, options in given["inputs"].items():
+            _known(f"{where}.inputs.{name}", options, {"find", "optional", "partial"})
+            if name.startswith("truth_"):
+                raise DefinitionError(f"{where}.inputs: {name} is the simulator's truth, which no step may read")
+            if name not in made or name not in kinds:
+                raise DefinitionError(f"{where}.inputs: {name} is not placed, nor made by an earlier task")
+            inputs.append(
+                Input(name, options.get("find") == "calibration", options.get("optional", False), options.get("partial", False))
+            )
+        for name in given["outputs"]:
+            if name not in kinds:
+                raise DefinitionError(f"{where}.outputs: {name} is not among dataset_types")
+            if name in made:
+                raise DefinitionError(f"{where}.outputs: {name} is made by an earlier task too")
+            made.add(name)
+        dimensions = _ordered(where, given["dimensions"])
+        tasks.append(
+            Task(
+                label, given["step"], given["function"], dimensions, tuple(inputs), tuple(given["outputs"]),
+                _ordered(where, given.get("cluster", given["dimensions"])), given.get("site", "all") == "central",
+            )  # fmt: skip
+        )
+    return Pipeline(kinds, tuple(tasks))
+
+
+@cache
+def load(path: str | None = None) -> Pipeline:
+    """The pipeline of a YAML file (default: the one beside this module)."""
+    file = Path(path) if path else Path(__file__).with_name("drp.yaml")
+    try:
+        document = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError) as error:
+        raise DefinitionError(f"{file}: {' '.join(str(error).split())}") from None
+    return parse(document, file.name)

@@ -1,0 +1,188 @@
+"""The graph: which quanta a site should run, what they should leave, and what each one reads. All by SQL joins.
+
+Quanta are predicted from dimension records alone, for the whole pipeline, before anything runs: the ledger can then say at
+any time what is still to come. Inputs are resolved against the registry just before a task runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+import schemas
+from lake import delta, registry
+from lake.site import Site
+from pipelines.campaign import Campaign
+from pipelines.definition import Input, Pipeline, Task
+
+SQL = Path(__file__).parent
+#: Dimensions that the visit or exposure implies; filled in wherever a data ID has a visit.
+IMPLIED = ("exposure", "visit", "physical_filter", "band", "day_obs")
+SPATIAL = ("visit", "detector", "tract", "patch")
+
+
+def columns(dimensions: Iterable[str]) -> list[str]:
+    """Data ID columns that are known once ``dimensions`` are: themselves and what a visit implies, in canonical order."""
+    have = set(dimensions)
+    if have & {"visit", "exposure"}:
+        have |= set(IMPLIED)
+    if "physical_filter" in have:
+        have.add("band")
+    return [c for c in schemas.DATA_ID if c in have]
+
+
+def connect(site: Site, tables: Iterable[str]) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with a view per named table of the site."""
+    con = delta.connect()
+    for name in tables:
+        delta.relation(con, site, name).create_view(name)
+    return con
+
+
+def _footprint(con: duckdb.DuckDBPyConnection, campaign: Campaign, tracts: Iterable[int]) -> None:
+    con.register("tracts", pa.table({"tract": pa.array(sorted(tracts), pa.int32())}))
+    where = {"instrument": campaign.instrument, "skymap": campaign.skymap}
+    for name, params in (("footprint", where), ("visits", {"instrument": campaign.instrument})):
+        table = con.execute((SQL / f"{name}.sql").read_text(), params).to_arrow_table()
+        con.register(name, table)
+
+
+def _source(dimensions: Iterable[str]) -> str:
+    """The relation that data IDs over ``dimensions`` come from: the footprint where the sky matters, else whole visits."""
+    return "footprint" if {"tract", "patch", "skymap"} & set(dimensions) else "visits"
+
+
+def _selected(dimensions: Iterable[str], alias: str = "") -> str:
+    """SELECT list of all data ID columns; those not implied by ``dimensions`` are NULL."""
+    have = columns(dimensions)
+    types = schemas.table("dataset").arrow
+    casts = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.int32(): "INTEGER"}
+    return ", ".join(
+        f"{alias}{c}" if c in have else f"NULL::{casts[types.field(c).type]} AS {c}" for c in schemas.DATA_ID
+    )
+
+
+def predict(site: Site, pipeline: Pipeline, campaign: Campaign) -> tuple[pa.Table, pa.Table]:
+    """All quanta of the campaign at a site and the datasets they should leave.
+
+    Returns tables in the declared schemas ``quantum`` (without ``at``) and ``expected_dataset``, ordered by task and data ID.
+    """
+    con = connect(site, ["visit_detector_patch", "visit_detector_region", "visit"])
+    share = campaign.sites[site.name]
+    quanta, expected = [], []
+    for central in (False, True):
+        if central and not site.central:
+            continue
+        _footprint(con, campaign, campaign.tracts if central else share.processed)
+        for task in pipeline.tasks:
+            if task.central != central:
+                continue
+            selected = f"SELECT DISTINCT {_selected(task.dimensions)} FROM {_source(task.dimensions)}"
+            key = " || '|' || ".join(f"'{c}=' || {c}" for c in task.dimensions)
+            group = " || '|' || ".join(f"'{c}=' || {c}" for c in task.cluster) if task.cluster else "'all'"
+            order = ", ".join(task.dimensions)
+            table = con.execute(
+                f"SELECT $campaign AS campaign, $step AS step, $task AS task, $task || '/' || {group} AS job, *, "
+                f"$campaign || '|' || $task || '|' || {key} AS name FROM ({selected}) ORDER BY {order}",
+                {"campaign": campaign.name, "step": task.step, "task": task.label},
+            ).to_arrow_table()
+            table = table.add_column(0, "quantum_id", registry.uuid5(table["name"])).drop_columns(["name"])
+            quanta.append(table)
+            con.register("q", table)
+            for output in task.outputs:
+                expected.append(_expected(con, pipeline, campaign, task, output))
+    con.close()
+    outputs = registry.with_ids(None, pa.concat_tables(expected), pipeline.dimensions())
+    outputs = outputs.select(schemas.table("expected_dataset").arrow.names)
+    return pa.concat_tables(quanta), schemas.conform("expected_dataset", outputs)
+
+
+def _expected(
+    con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, output: str
+) -> pa.Table:
+    """Datasets of one output type: one per quantum, or, where the output is finer, one per data ID under the quantum."""
+    dimensions = pipeline.dataset_types[output].dimensions
+    finer = [c for c in dimensions if c not in columns(task.dimensions)]
+    if finer:
+        shared = [c for c in dimensions if c not in finer]
+        on = " AND ".join(f"s.{c} = q.{c}" for c in shared) or "true"
+        source = f"SELECT DISTINCT {_selected(dimensions)} FROM {_source(dimensions)}"
+        body = f"SELECT q.quantum_id, {_selected(dimensions, 's.')} FROM q JOIN ({source}) s ON {on}"
+    else:
+        body = f"SELECT q.quantum_id, {_selected(dimensions, 'q.')} FROM q"
+    table = con.execute(
+        f"SELECT $type AS dataset_type, $run AS run, quantum_id, $step AS step, $task AS task, "
+        f"{', '.join(schemas.DATA_ID)} FROM ({body})",
+        {"type": output, "run": pipeline.run(campaign.name, output), "step": task.step, "task": task.label},
+    ).to_arrow_table()
+    return table
+
+
+def resolve(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quanta: pa.Table) -> pa.Table:
+    """What each quantum of one task reads: registered datasets joined on data IDs.
+
+    Returns one row per (quantum_id, dataset_type, dataset), ordered; columns quantum_id and those of ``dataset``.
+    """
+    con = connect(site, ["dataset", "visit_detector_patch", "visit", "certification"])
+    con.register("q", quanta)
+    parts = [_edges(con, pipeline, campaign, task, given) for given in task.inputs]
+    con.close()
+    if not parts:
+        return schemas.table("dataset").arrow.empty_table().add_column(0, "quantum_id", pa.array([], pa.string()))
+    return pa.concat_tables(parts)
+
+
+def _edges(
+    con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, given: Input
+) -> pa.Table:
+    kind = pipeline.dataset_types[given.dataset_type]
+    have, want = columns(task.dimensions), columns(kind.dimensions)
+    params = {"type": given.dataset_type, "run": pipeline.run(campaign.name, given.dataset_type)}
+    chosen = ", ".join(f"d.{c}" for c in schemas.table("dataset").arrow.names if c != "quantum_id")
+    if given.calibration:
+        keys = [c for c in kind.dimensions if c in have]
+        on = " AND ".join(f"c.{c} IS NOT DISTINCT FROM q.{c}" for c in keys)
+        return con.execute(
+            f"SELECT q.quantum_id, {chosen} FROM q JOIN visit v ON v.instrument = q.instrument AND v.visit = q.visit "
+            f"JOIN certification c ON c.dataset_type = $type AND c.collection = $run AND {on} "
+            f"AND v.mjd_mid >= c.valid_begin AND v.mjd_mid < c.valid_end "
+            f"JOIN dataset d ON d.dataset_id = c.dataset_id AND d.dataset_type = $type ORDER BY q.quantum_id, d.dataset_id",
+            params,
+        ).to_arrow_table()
+    on = [f"d.{c} = q.{c}" for c in have if c in want]
+    join = "JOIN dataset d ON d.dataset_type = $type AND d.run = $run"
+    on_sky, on_visit = {"tract", "patch"}, {"visit", "detector"}
+    h, w = set(have), set(want)
+    if (w & on_sky and h & on_visit and not (w & on_sky) <= h) or (w & on_visit and h & on_sky and not (w & on_visit) <= h):
+        used = [c for c in SPATIAL if c in h | w]
+        sides = [f"o.{c} = q.{c}" for c in used if c in h]
+        join = (
+            f"JOIN (SELECT DISTINCT {', '.join(used)} FROM visit_detector_patch WHERE skymap = $skymap) o "
+            f"ON {' AND '.join(sides)} {join}"
+        )
+        on += [f"d.{c} = o.{c}" for c in used if c in w]
+        params["skymap"] = campaign.skymap
+    condition = f"AND {' AND '.join(on)}" if on else ""
+    order = ", ".join(f"d.{c}" for c in kind.dimensions)
+    return con.execute(
+        f"SELECT DISTINCT q.quantum_id, {chosen} FROM q {join} {condition} ORDER BY q.quantum_id, {order}", params
+    ).to_arrow_table()
+
+
+def missing_inputs(task: Task, quanta: pa.Table, edges: pa.Table) -> dict[str, str]:
+    """Quanta that cannot run, with the inputs they lack: {quantum_id: 'post_isr_image, flat'}."""
+    needed = [given.dataset_type for given in task.inputs if not given.optional]
+    if not needed:
+        return {}
+    with delta.connect() as con:
+        con.register("q", quanta)
+        con.register("e", edges)
+        con.register("n", pa.table({"dataset_type": needed, "position": list(range(len(needed)))}))
+        rows = con.execute(
+            "SELECT q.quantum_id, string_agg(n.dataset_type, ', ' ORDER BY n.position) FROM q CROSS JOIN n "
+            "ANTI JOIN e ON e.quantum_id = q.quantum_id AND e.dataset_type = n.dataset_type GROUP BY 1"
+        ).fetchall()
+    return dict(rows)

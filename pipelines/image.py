@@ -1,0 +1,138 @@
+"""Images with their variance, mask, WCS, PSF and calibration, and their FITS form.
+
+A file has the HDUs IMAGE, VARIANCE, MASK (RICE-compressed) and, where there is one, PSF. Writing is deterministic:
+the same image gives the same bytes (fixed dither seed, no dates), as results must be a function of data IDs.
+Pixels (y, x), 0-based. Units are in the header key BUNIT: ``electron`` up to the preliminary image, ``nJy`` after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fitsio
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.psf import PsfModel
+from pipelines.wcs import SkyWcs
+
+#: Mask planes as bits of an int16.
+MASK = {
+    "BAD": 1,  # defect: dead, hot, or a flat too low to divide by
+    "SAT": 2,  # saturated
+    "CR": 4,  # cosmic ray
+    "EDGE": 8,  # too near the edge of the detector
+    "NO_DATA": 16,  # no pixel contributed
+    "DETECTED": 32,  # part of a source
+    "BLEED": 64,  # bleed trail of a saturated star
+    "INTERPOLATED": 128,  # value interpolated over a bad pixel
+}
+UNUSABLE = MASK["BAD"] | MASK["SAT"] | MASK["CR"] | MASK["EDGE"] | MASK["NO_DATA"] | MASK["BLEED"]
+
+#: Quantisation of compressed float planes, in units of the noise: 1/16 sigma adds 0.02 % to the variance.
+QUANTIZE_LEVEL = 16
+
+
+class ImageError(ValueError):
+    """A FITS file cannot be read as an image; the message names the file and what is wrong."""
+
+
+@dataclass
+class Image:
+    """``image`` and ``variance`` (ny, nx) float32, ``mask`` (ny, nx) int16; NaN image pixels carry NO_DATA or BAD.
+
+    ``meta`` holds FITS-able scalars: instrument, visit, detector, band, physical_filter, mjd_mid, exposure_time,
+    airmass, BUNIT, zeroPoint, ... ``wcs`` maps these pixels; ``psf`` describes them. ``planes`` holds further integer planes
+    by name (upper case), for instance N_INPUT of a coadd.
+    """
+
+    image: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    mask: NDArray[np.int16]
+    wcs: SkyWcs | None = None
+    psf: PsfModel | None = None
+    meta: dict[str, str | float | int | bool] = field(default_factory=dict)
+    planes: dict[str, NDArray[np.int16]] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (int(self.image.shape[0]), int(self.image.shape[1]))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the pixel planes."""
+        return self.image.nbytes + self.variance.nbytes + self.mask.nbytes
+
+    def copy(self) -> Image:
+        """An image whose planes may be changed without changing this one."""
+        planes = {name: plane.copy() for name, plane in self.planes.items()}
+        return Image(self.image.copy(), self.variance.copy(), self.mask.copy(), self.wcs, self.psf, dict(self.meta), planes)
+
+    def bad(self, planes: int = UNUSABLE) -> NDArray[np.bool_]:
+        """Pixels that carry any of the given mask planes."""
+        return (self.mask & planes) != 0
+
+    def write(self, path: str | Path) -> None:
+        """Write to ``path``, which must not exist."""
+        header = [{"name": "HIERARCH " + k if len(k) > 8 else k, "value": v} for k, v in sorted(self.meta.items())]
+        if self.wcs is not None:
+            header += [{"name": k, "value": v} for k, v in self.wcs.to_header().items()]
+        with fitsio.FITS(str(path), "rw") as fits:
+            for name, plane in (("IMAGE", self.image), ("VARIANCE", self.variance)):
+                fits.write(
+                    np.ascontiguousarray(plane, np.float32), extname=name, header=header if name == "IMAGE" else None,
+                    compress="RICE", qlevel=QUANTIZE_LEVEL, qmethod="SUBTRACTIVE_DITHER_1", dither_seed=1,
+                )  # fmt: skip
+            for name, integers in (("MASK", self.mask), *sorted(self.planes.items())):
+                fits.write(np.ascontiguousarray(integers, np.int16), extname=name, compress="RICE")
+            if self.wcs is not None:
+                fits.write(np.frombuffer(self.wcs.to_json().encode(), np.uint8), extname="WCS")
+            if self.psf is not None:
+                keys = [{"name": "ORDER", "value": self.psf.order}, {"name": "NX", "value": self.psf.shape[1]}]
+                keys += [{"name": "NY", "value": self.psf.shape[0]}]
+                fits.write(np.asarray(self.psf.stamps, np.float64), extname="PSF", header=keys)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Image:
+        """Read what write() wrote; ImageError names a file that is not one."""
+        try:
+            with fitsio.FITS(str(path)) as fits:
+                names = {hdu.get_extname() for hdu in fits} - {""}
+                image, variance, mask = (fits[n].read() for n in ("IMAGE", "VARIANCE", "MASK"))
+                planes = {n: fits[n].read() for n in sorted(names - {"IMAGE", "VARIANCE", "MASK", "WCS", "PSF"})}
+                header = fits["IMAGE"].read_header()
+                wcs = SkyWcs.from_json(fits["WCS"].read().tobytes().decode()) if "WCS" in names else None
+                psf = None
+                if "PSF" in names:
+                    keys = fits["PSF"].read_header()
+                    psf = PsfModel(fits["PSF"].read(), int(keys["ORDER"]), (int(keys["NY"]), int(keys["NX"])))
+        except (OSError, ValueError, KeyError) as error:
+            raise ImageError(f"{path}: not a readable image ({error})") from None
+        return cls(image, variance, mask, wcs, psf, _meta(header), planes)
+
+
+_STRUCTURAL = ("XTENSION", "BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "TFIELDS", "TTYPE", "TFORM", "EXTNAME", "SIMPLE", "EXTEND",
+               "ZIMAGE", "ZSIMPLE", "ZCMPTYPE", "ZBITPIX", "ZNAXIS", "ZTILE", "ZNAME", "ZVAL", "ZQUANTIZ", "ZDITHER", "ZBLANK", "COMMENT",
+               "HISTORY", "CTYPE", "CUNIT", "CRVAL", "CRPIX", "CD1_", "CD2_", "RADESYS", "A_", "B_", "CHECKSUM", "DATASUM",
+               "BZERO", "BSCALE", "ZTENSION", "ZPCOUNT", "ZGCOUNT", "ZHECKSUM", "ZDATASUM")  # fmt: skip
+
+
+def _meta(header: fitsio.FITSHDR) -> dict[str, str | float | int | bool]:
+    """Header keys other than the structural ones, in the spelling they are asked for by (upper case folds to META_CASE)."""
+    return {
+        META_CASE.get(r["name"].upper(), r["name"]): r["value"]
+        for r in header.records()
+        if r["name"] and not r["name"].startswith(_STRUCTURAL)
+    }
+
+
+#: FITS folds keys to upper case; these are the spellings used in the code.
+META_CASE = {
+    k.upper(): k
+    for k in (
+        "instrument", "exposure", "visit", "detector", "band", "physical_filter", "day_obs", "mjd_mid", "exposure_time",
+        "airmass", "zeroPoint", "zeroPointErr", "skymap", "tract", "patch", "x0", "y0", "gain", "read_noise", "skyBg",
+        "skyNoise", "saturation", "absolute", "n_input", "photometric", "weight", "seeing", "depth",
+    )
+}  # fmt: skip

@@ -1,0 +1,110 @@
+"""Fluxes at known positions, and their units.
+
+Fluxes are nJy on the AB scale: f = 10^((31.4 - m) / 2.5). An image in electrons with zero point Z
+(m = Z - 2.5 log10 electrons) becomes nJy by the factor ``nanojansky_per_electron(Z)``.
+
+Forced PSF photometry: with the PSF P at the position and data d of variance v, over the usable pixels,
+f = sum(P d) / sum(P^2), var f = sum(P^2 v) / sum(P^2)^2. Pixels are not weighted by v, which holds the source's own
+photons: a weighted sum would make the answer depend on brightness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from pipelines.image import MASK, UNUSABLE, Image
+
+AB_ZERO_POINT = 31.4  # magnitude of 1 nJy
+
+#: Fluxes are not given where less than this fraction of sum(P^2) falls on usable pixels, and flagged below the second.
+_LEAST_COVERAGE, _GOOD_COVERAGE = 0.1, 0.8
+
+
+def nanojansky_per_electron(zero_point: ArrayLike) -> NDArray[np.float64]:
+    """nJy of one electron where mag_AB = zero_point - 2.5 log10(electrons)."""
+    return 10.0 ** ((AB_ZERO_POINT - np.asarray(zero_point, float)) / 2.5)
+
+
+def magnitude(flux: ArrayLike) -> NDArray[np.float64]:
+    """AB magnitude of a flux in nJy; NaN where it is not positive."""
+    flux = np.asarray(flux, float)
+    return AB_ZERO_POINT - 2.5 * np.log10(flux, out=np.full(flux.shape, np.nan), where=flux > 0)
+
+
+@dataclass(frozen=True)
+class PsfFluxes:
+    """Per position (N,): ``flux`` and ``error`` in the units of the image (NaN where there is nothing to measure),
+    ``coverage`` (fraction of sum(P^2) on usable pixels), ``chi2`` per degree of freedom of the fit over the core, and
+    ``flag`` (edge, saturated, no data)."""
+
+    flux: NDArray[np.float64]
+    error: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    chi2: NDArray[np.float64]
+    flag: NDArray[np.bool_]
+
+
+def forced(image: Image, x: ArrayLike, y: ArrayLike, planes: int = UNUSABLE) -> PsfFluxes:
+    """PSF fluxes of ``image`` (which needs a PSF) at pixel positions (N,); pixels with any of ``planes`` are left out."""
+    if image.psf is None:
+        raise ValueError("an image without a PSF has no PSF fluxes")
+    x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
+    stamps, x0, y0 = image.psf.rendered(x, y)
+    # Five widths hold all but 1e-5 of sum(P^2); the rest of the stamp would only cost time.
+    centre = image.psf.size // 2
+    radius = min(centre, int(np.ceil(5 * image.psf.sigma((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2))))
+    core = slice(centre - radius, centre + radius + 1)
+    stamps = stamps[:, core, core]
+    rows = (y0 + centre - radius)[:, None] + np.arange(2 * radius + 1)
+    columns = (x0 + centre - radius)[:, None] + np.arange(2 * radius + 1)
+    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[:, None]
+    at = (rows.clip(0, image.shape[0] - 1)[:, :, None], columns.clip(0, image.shape[1] - 1)[:, None])
+    data, variance, mask = image.image[at], image.variance[at], image.mask[at]
+    usable = inside & ((mask & planes) == 0) & np.isfinite(data) & np.isfinite(variance)
+    data, variance = np.where(usable, data, 0).astype(float), np.where(usable, variance, 0).astype(float)
+    square = stamps**2
+    whole, seen = square.sum(axis=(1, 2)), (square * usable).sum(axis=(1, 2))
+    coverage = seen / whole
+    enough = coverage >= _LEAST_COVERAGE
+    norm = np.where(enough, seen, np.nan)
+    flux = (stamps * data).sum(axis=(1, 2)) / norm
+    error = np.sqrt((square * variance).sum(axis=(1, 2))) / norm
+    bright = usable & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True)) & (variance > 0)
+    residual = (data - flux[:, None, None] * stamps) ** 2 / np.where(bright, variance, 1.0)
+    chi2 = (residual * bright).sum(axis=(1, 2)) / np.maximum(bright.sum(axis=(1, 2)) - 1, 1)
+    saturated = (inside & ((mask & MASK["SAT"]) != 0) & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True))).any((1, 2))
+    flag = ~(coverage >= _GOOD_COVERAGE) | saturated | ~np.isfinite(flux)
+    return PsfFluxes(flux, error, coverage, chi2, flag)
+
+
+def nullable(values: NDArray[np.float64]) -> pa.Array:
+    """Arrow doubles with null for NaN."""
+    return pa.array(values, pa.float64(), mask=~np.isfinite(values))
+
+
+def forced_columns(
+    visit_image: Image, difference: Image | None, ra: ArrayLike, dec: ArrayLike
+) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
+    """Forced photometry of sky positions (N,) on a visit image and its difference image (None: null fluxes).
+
+    Returns the indices of the positions that fall on the detector, and for those the columns psfFlux, psfFluxErr,
+    psfDiffFlux, psfDiffFluxErr (nJy) and flag_bad as the forced-source tables have them.
+    """
+    if visit_image.wcs is None:
+        raise ValueError("a visit image without a WCS cannot be measured at sky positions")
+    x, y = visit_image.wcs.sky_to_pixel(ra, dec)
+    ny, nx = visit_image.shape
+    on = np.flatnonzero((x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5))
+    x, y = x[on], y[on]
+    direct = forced(visit_image, x, y)
+    absent = np.full(len(on), np.nan)
+    different = forced(difference, x, y) if difference is not None else PsfFluxes(*[absent] * 4, np.ones(len(on), bool))
+    return on, {
+        "psfFlux": nullable(direct.flux), "psfFluxErr": nullable(direct.error),
+        "psfDiffFlux": nullable(different.flux), "psfDiffFluxErr": nullable(different.error),
+        "flag_bad": pa.array(direct.flag | different.flag),
+    }  # fmt: skip

@@ -1,0 +1,125 @@
+"""A PSF model that varies over an image: pixel stamps times a polynomial of position.
+
+psf(x, y) = sum_k P_k(x, y) S_k, with P_k = X^p Y^q, (X, Y) = (x, y) scaled to [-1, 1] over the image, in the order of
+``wcs.polynomial_terms(order)``. Stamps S_k are (K, size, size), size odd; the star sits at the centre of the middle pixel.
+Between pixels a stamp is its quintic spline: right to 0.1 % of the peak and 0.02 % of the flux for a star of 2.2 pixels
+FWHM, where a cubic spline errs by 1 % and 0.4 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+
+from pipelines.wcs import polynomial_terms
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PsfModel:
+    """``stamps`` (K, size, size) float; ``order`` of the polynomial; ``shape`` (ny, nx) of the image it describes."""
+
+    stamps: Array
+    order: int
+    shape: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        return int(self.stamps.shape[-1])
+
+    def weights(self, x: ArrayLike, y: ArrayLike) -> Array:
+        """Polynomial weights at positions (N,): (N, K)."""
+        u = 2.0 * np.atleast_1d(np.asarray(x, float)) / (self.shape[1] - 1) - 1.0
+        v = 2.0 * np.atleast_1d(np.asarray(y, float)) / (self.shape[0] - 1) - 1.0
+        return np.stack([u**p * v**q for p, q in polynomial_terms(self.order)], axis=1)
+
+    def centred(self, x: ArrayLike, y: ArrayLike) -> Array:
+        """PSF stamps (N, size, size), sum 1, centred on the middle pixel, at positions (N,)."""
+        weights = self.weights(x, y)
+        stamps = (weights @ self.stamps.reshape(len(self.stamps), -1)).reshape(-1, self.size, self.size)
+        return stamps / (weights @ self.stamps.sum(axis=(1, 2)))[:, None, None]
+
+    def rendered(self, x: ArrayLike, y: ArrayLike, half: int | None = None) -> tuple[Array, Index, Index]:
+        """Stamps shifted by the sub-pixel part of (x, y), sum 1 (less what the shift moves over the rim), and where they go.
+
+        Returns stamps (N, n, n), x0 (N,), y0 (N,): stamp i covers pixels [y0:y0+n, x0:x0+n]. n is ``size``, or
+        2 * half + 1 to have the middle of the stamps only.
+        """
+        x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
+        column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+        half = self.size // 2 if half is None else min(half, self.size // 2)
+        return shift(self.centred(x, y), x - column, y - row, half), column - half, row - half
+
+    def sigma(self, x: float, y: float) -> float:
+        """Second-moment width sqrt((Ixx + Iyy) / 2) in pixels, Gaussian-weighted, so that noise in the wings does not count."""
+        stamp = self.centred(x, y)[0]
+        half = self.size // 2
+        yy, xx = np.mgrid[-half : half + 1, -half : half + 1]
+        width = 1.5
+        for _ in range(20):
+            weighted = stamp * np.exp(-0.5 * (xx**2 + yy**2) / width**2)
+            second = float((weighted * (xx**2 + yy**2)).sum() / weighted.sum() / 2.0)
+            width = float(np.sqrt(max(second, 0.05) * 2.0))  # a Gaussian weighted by itself has half the variance
+        return width
+
+    def fwhm(self, x: float, y: float) -> float:
+        """Full width at half maximum in pixels: the diameter of a circle with the area above half of the peak."""
+        steps = (np.arange(8) - 3.5) / 8.0
+        dx, dy = (grid.ravel() for grid in np.meshgrid(steps, steps))
+        fine = shift(np.broadcast_to(self.centred(x, y), (64, self.size, self.size)), dx, dy)
+        return float(2.0 * np.sqrt((fine > 0.5 * fine.max()).sum() / 64.0 / np.pi))
+
+    def noise_area(self, x: ArrayLike, y: ArrayLike) -> Array:
+        """Effective area 1 / sum(psf^2) in pixels at positions (N,): PSF flux variance = area * variance of a pixel."""
+        return 1.0 / np.square(self.centred(x, y)).sum(axis=(1, 2))
+
+
+def shift(stamps: Array, dx: ArrayLike, dy: ArrayLike, half: int | None = None) -> Array:
+    """Stamps (N, size, size) moved by (dx, dy) (N,) pixels towards larger x and y, |d| <= 1, zero outside; (N, n, n).
+
+    Quintic spline interpolation, separable: stamp' = M(dy) stamp M(dx)^T with Toeplitz matrices M. ``half`` keeps the
+    middle 2 * half + 1 pixels only.
+    """
+    size = stamps.shape[-1]
+    half = size // 2 if half is None else half
+    rows = slice(size // 2 - half, size // 2 + half + 1)
+    along_y, along_x = (_toeplitz(np.asarray(d, float), size)[:, rows] for d in (dy, dx))
+    return np.matmul(np.matmul(along_y, stamps), along_x.transpose(0, 2, 1))
+
+
+def _toeplitz(d: Array, size: int) -> Array:
+    """Interpolation matrices (N, size, size): M[n, i, j] = kernel(i - j - d[n])."""
+    kernel = _kernel(d, size)[:, ::-1]  # element m is kernel(size - 1 - m - d)
+    return np.ascontiguousarray(sliding_window_view(kernel, size, axis=1)[:, ::-1])
+
+
+def _kernel(d: Array, size: int) -> Array:
+    """The cardinal quintic spline at m - d for m = -(size-1) .. size-1: (N, 2 size - 1), |d| <= 1."""
+    knots = np.arange(-3, 4)
+    taps = _quintic(knots[None, :] - d[:, None])  # B-spline at the integers around the shift
+    m = np.arange(-(size - 1), size)
+    return taps @ _cardinal(size + 3)[(size + 3) + m[None, :] - knots[:, None]]
+
+
+def _quintic(t: Array) -> Array:
+    """The centred B-spline of degree 5 (support |t| < 3)."""
+    t = np.abs(t)
+    return np.asarray(
+        np.maximum(3.0 - t, 0.0) ** 5 - 6.0 * np.maximum(2.0 - t, 0.0) ** 5 + 15.0 * np.maximum(1.0 - t, 0.0) ** 5
+    ) / 120.0  # fmt: skip
+
+
+@cache
+def _cardinal(reach: int) -> Array:
+    """B-spline coefficients of the unit impulse at -reach .. reach (they decay by 0.43 per pixel)."""
+    n = 2 * (reach + 20) + 1
+    index = np.abs(np.arange(n)[:, None] - np.arange(n)[None, :])
+    values = np.array([66.0, 26.0, 1.0]) / 120.0
+    matrix = np.where(index <= 2, values[np.minimum(index, 2)], 0.0)
+    return np.asarray(np.linalg.solve(matrix, np.eye(n)[n // 2])[20 : n - 20])

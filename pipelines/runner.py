@@ -1,0 +1,297 @@
+"""Run the tasks of a step at one site: subtract what exists, resolve inputs, run jobs on the site's pool, publish.
+
+Every finished job is published with the site's one committer, in batches. A quantum that fails is tried again, up to the
+campaign's number of attempts; when a worker dies, the jobs that were running are tried again one at a time, so that the one
+that kills its worker is found and the others do not pay for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import schemas
+from lake import delta, publish
+from lake.site import Site
+from pipelines import execute, graph
+from pipelines.campaign import Campaign
+from pipelines.definition import Pipeline, Task
+from pipelines.execute import JobResult, JobSpec
+from pipelines.journal import Journal, now
+from pipelines.quantum import DatasetRef, Quantum
+
+PUBLISH_SECONDS = 1.0
+
+
+class Stopped(Exception):
+    """The campaign was paused or cancelled, or the lease was lost."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Quanta of a step at a site: all, done (succeeded or no work), failed for good (or blocked)."""
+
+    quanta: int
+    done: int
+    failed: int
+
+
+class SiteRunner:
+    """Runs steps at one site. ``progress(task label, done, total)`` is called as quanta finish."""
+
+    def __init__(
+        self,
+        site: Site,
+        pipeline: Pipeline,
+        campaign: Campaign,
+        journal: Journal,
+        fingerprint: str,
+        stopping: Callable[[], str | None] = lambda: None,
+        progress: Callable[[str, int, int], None] = lambda task, done, total: None,
+    ) -> None:
+        self.site, self.pipeline, self.campaign, self.journal = site, pipeline, campaign, journal
+        self.fingerprint, self.stopping, self.progress = fingerprint, stopping, progress
+        self.publisher = publish.Publisher(site)
+        self._pool: ProcessPoolExecutor | None = None
+        self._contexts: dict[str, list[dict[str, Any]]] | None = None
+
+    def close(self) -> None:
+        """Stop the workers; running jobs are abandoned (their files are complete or under temporary names)."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _submit(self, spec: JobSpec) -> Future[JobResult]:
+        if self._pool is None:
+            self._pool = execute.pool(self.campaign.workers)
+        return self._pool.submit(execute.run_job, spec)
+
+    # -- what is to do -------------------------------------------------------------------------------------------------
+
+    def predict(self) -> int:
+        """Write the site's quanta and expected datasets that are not yet known; returns how many quanta are new."""
+        quanta, expected = graph.predict(self.site, self.pipeline, self.campaign)
+        stamp = pa.array([now()] * quanta.num_rows, schemas.table("quantum").arrow.field("at").type)
+        given = {"quantum": quanta.append_column("at", stamp), "expected_dataset": expected}
+        new = 0
+        for table in ("expected_dataset", "quantum"):  # quanta last: a quantum that is known has its outputs known
+            with graph.connect(self.site, [table]) as con:
+                con.register("given", schemas.conform(table, given[table]))
+                keys = ", ".join(schemas.table(table).primary_key)
+                rows = con.execute(f'SELECT * FROM given ANTI JOIN "{table}" USING ({keys})').to_arrow_table()
+            if rows.num_rows:
+                delta.append(self.site, table, schemas.conform(table, rows))
+                new = rows.num_rows
+        return new
+
+    def pending(self, task: Task) -> pa.Table:
+        """Quanta of a task that have neither succeeded nor found nothing to do nor failed for good, with ``tried``."""
+        return self._query("pending", task=task.label, attempts=self.campaign.attempts)
+
+    def tally(self, step: str) -> Tally:
+        """Counts of a step's quanta."""
+        row = self._query("tally", step=step, attempts=self.campaign.attempts).to_pylist()[0]
+        return Tally(int(row["quanta"]), int(row["done"]), int(row["failed"]))
+
+    def _query(self, name: str, **params: Any) -> pa.Table:
+        sql = Path(__file__).with_name("runner.sql").read_text() + Path(__file__).with_name(f"{name}.sql").read_text()
+        with graph.connect(self.site, ["quantum", "attempt"]) as con:
+            return con.execute(sql, {"campaign": self.campaign.name, **params}).to_arrow_table()
+
+    # -- doing it ------------------------------------------------------------------------------------------------------
+
+    def run_step(self, step: str) -> Tally:
+        """Run every task of a step at this site to its end; returns the tally."""
+        for task in self.pipeline.step(step):
+            if not task.central or self.site.central:
+                self.run_task(task)
+        return self.tally(step)
+
+    def run_task(self, task: Task, only: Iterable[str] | None = None) -> None:
+        """Run the pending quanta of a task, or exactly those of ``only`` (to remake what was lost)."""
+        quanta = self.pending(task) if only is None else self._quanta(task, only)
+        if not quanta.num_rows:
+            return
+        edges = graph.resolve(self.site, self.pipeline, self.campaign, task, quanta)
+        missing = graph.missing_inputs(task, quanta, edges)
+        if missing:
+            self._publish([], [self._blocked(task, row, missing[row["quantum_id"]]) for row in quanta.to_pylist()
+                               if row["quantum_id"] in missing])  # fmt: skip
+            ready = pa.array([q not in missing for q in quanta["quantum_id"].to_pylist()])
+            quanta = quanta.filter(ready)
+        jobs = deque(self._jobs(task, quanta, edges))
+        total, done = quanta.num_rows, 0
+        running: dict[Future[JobResult], JobSpec] = {}
+        suspects: deque[JobSpec] = deque()
+        results: list[JobResult] = []
+        published = time.monotonic()
+        self.progress(task.label, done, total)
+        while jobs or suspects or running:
+            why = self.stopping()
+            if why:
+                self._settle(results, task, list(running))
+                raise Stopped(why)
+            while suspects and not running:
+                spec = suspects.popleft()
+                running[self._submit(spec)] = spec
+                break
+            while jobs and not suspects and len(running) < 2 * self.campaign.workers:
+                spec = jobs.popleft()
+                running[self._submit(spec)] = spec
+            finished, _ = wait(running, timeout=PUBLISH_SECONDS, return_when=FIRST_COMPLETED)
+            alone = len(running) == 1
+            for future in finished:
+                spec = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    suspects.append(spec)
+                    lost = list(running)
+                    suspects.extend(running.pop(f) for f in lost)
+                    self._pool = None
+                    if alone:
+                        result = self._died(suspects.pop(), task)
+                    else:
+                        break
+                again = self._again(spec, result)
+                if again is not None:
+                    jobs.append(again)
+                done += len(spec.quanta) - (len(again.quanta) if again else 0)
+                results.append(result)
+                self.progress(task.label, done, total)
+            if results and (time.monotonic() - published > PUBLISH_SECONDS or not (jobs or suspects or running)):
+                self._settle(results, task)
+                results, published = [], time.monotonic()
+
+    def _settle(self, results: list[JobResult], task: Task, running: list[Future[JobResult]] | None = None) -> None:
+        """Publish finished jobs; with ``running``, wait for those first."""
+        if running:
+            for future in wait(running).done:
+                if future.exception() is None:
+                    results.append(future.result())
+        if results:
+            self._publish([d for r in results for d in r.datasets], [a for r in results for a in r.attempts])
+        for result in results:
+            failed = [a for a in result.attempts if a["state"] == "failed"]
+            self.journal.write(
+                "job", step=task.step, site=self.site.name, job=result.job, attempt=result.attempts[0]["attempt"],
+                state="failed" if failed else "succeeded", quanta=len(result.attempts),
+                seconds=sum(a["seconds"] or 0 for a in result.attempts), why=failed[0]["reason"] if failed else None,
+            )  # fmt: skip
+
+    def _publish(self, datasets: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> None:
+        at = now()
+        stamped = [{**row, "registered_at": at} for row in datasets]
+        self.publisher.publish(
+            publish.Batch(
+                datasets=pa.Table.from_pylist(stamped, schema=schemas.table("dataset").arrow),
+                attempts=pa.Table.from_pylist(
+                    [{"campaign": self.campaign.name, "software": self.fingerprint, "at": at, **row} for row in attempts],
+                    schema=schemas.table("attempt").arrow,
+                ),
+            )
+        )
+
+    def _again(self, spec: JobSpec, result: JobResult) -> JobSpec | None:
+        """The failed quanta of a job as another attempt, or None when there are none or attempts are used up."""
+        failed = {a["quantum_id"] for a in result.attempts if a["state"] == "failed"}
+        if not failed or spec.attempt >= self.campaign.attempts:
+            return None
+        return replace(
+            spec, attempt=spec.attempt + 1, quanta=tuple(q for q in spec.quanta if q.quantum_id in failed)
+        )
+
+    def _died(self, spec: JobSpec, task: Task) -> JobResult:
+        attempts = [
+            {**self._attempt(task, q.quantum_id, spec.job, spec.attempt), "state": "failed", "reason": "the worker process died"}
+            for q in spec.quanta
+        ]
+        return JobResult(spec.job, task.label, [], attempts)
+
+    def _attempt(self, task: Task, quantum_id: str, job: str, attempt: int) -> dict[str, Any]:
+        return {
+            "quantum_id": quantum_id, "step": task.step, "task": task.label, "job": job, "attempt": attempt,
+            "seconds": None, "peak_memory_mb": None, "host": None, "state": "", "reason": None,
+        }  # fmt: skip
+
+    def _blocked(self, task: Task, row: dict[str, Any], missing: str) -> dict[str, Any]:
+        return {
+            **self._attempt(task, row["quantum_id"], row["job"], int(row["tried"]) + 1),
+            "state": "blocked", "reason": f"no {missing}",
+        }  # fmt: skip
+
+    def _quanta(self, task: Task, only: Iterable[str]) -> pa.Table:
+        wanted = pa.table({"quantum_id": pa.array(sorted(only), pa.string())})
+        with graph.connect(self.site, ["quantum"]) as con:
+            con.register("wanted", wanted)
+            return con.execute(
+                "SELECT *, 0 AS tried FROM quantum SEMI JOIN wanted USING (quantum_id) WHERE task = $task ORDER BY quantum_id",
+                {"task": task.label},
+            ).to_arrow_table()
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    def _jobs(self, task: Task, quanta: pa.Table, edges: pa.Table) -> Iterable[JobSpec]:
+        """Jobs in order of their names, each with its quanta, their input references and their expected outputs."""
+        refs: dict[str, dict[str, list[DatasetRef]]] = {}
+        for row in edges.to_pylist():
+            ref = DatasetRef(
+                row["dataset_id"], row["dataset_type"], {c: row[c] for c in schemas.DATA_ID if row[c] is not None},
+                row["path"], row["rows"], row["file_bytes"], row["file_checksum"],
+            )  # fmt: skip
+            refs.setdefault(row["quantum_id"], {}).setdefault(row["dataset_type"], []).append(ref)
+        expected: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        with graph.connect(self.site, ["expected_dataset"]) as con:
+            con.register("q", quanta.select(["quantum_id"]))
+            rows = con.execute(
+                "SELECT * FROM expected_dataset SEMI JOIN q USING (quantum_id) WHERE task = $task ORDER BY dataset_type, dataset_id",
+                {"task": task.label},
+            ).to_arrow_table()
+        for row in rows.to_pylist():
+            expected.setdefault((row["quantum_id"], row["dataset_type"]), []).append(row)
+        clusters: dict[str, list[dict[str, Any]]] = {}
+        for row in quanta.to_pylist():
+            clusters.setdefault(row["job"], []).append(row)
+        dimensions = {name: kind.dimensions for name, kind in self.pipeline.dataset_types.items()}
+        storage = execute.pipeline_storage(self.pipeline)
+        for job, members in clusters.items():
+            ids = {row["quantum_id"] for row in members}
+            yield JobSpec(
+                job=job, attempt=1 + min(int(row["tried"]) for row in members), site=self.site, task=task,
+                quanta=tuple(self._quantum(task, row) for row in members),
+                refs={q: refs[q] for q in ids if q in refs},
+                expected={key: rows for key, rows in ((k, expected.get(k, [])) for k in
+                          ((q, name) for q in sorted(ids) for name in task.outputs))},
+                dimensions=dimensions, storage=storage,
+            )  # fmt: skip
+
+    def _quantum(self, task: Task, row: dict[str, Any]) -> Quantum:
+        data_id = {c: row[c] for c in schemas.DATA_ID if row[c] is not None}
+        config = {"instrument": self.campaign.instrument, "skymap": self.campaign.skymap, **self.campaign.config.get(task.label, {})}
+        return Quantum(row["quantum_id"], task.label, data_id, config, self._context(data_id))
+
+    def _context(self, data_id: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        """Dimension records that the data ID names (all of a table where it names none of its keys is left out)."""
+        if self._contexts is None:
+            tables = ("instrument", "detector", "visit", "skymap", "tract", "patch")
+            with graph.connect(self.site, tables) as con:
+                self._contexts = {name: con.table(name).to_arrow_table().to_pylist() for name in tables}
+            self._index: dict[tuple[str, tuple[Any, ...]], list[dict[str, Any]]] = {}
+        context = {}
+        for name, records in self._contexts.items():
+            keys = [c for c in schemas.table(name).primary_key if c in data_id]
+            if not keys or (name in ("visit", "patch", "tract") and name not in data_id and len(keys) < 2):
+                continue
+            index = (name, tuple((c, data_id[c]) for c in keys))
+            if index not in self._index:
+                self._index[index] = [r for r in records if all(r[c] == data_id[c] for c in keys)]
+            context[name] = self._index[index]
+        return context

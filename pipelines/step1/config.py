@@ -1,0 +1,68 @@
+"""Settings of step 1, with defaults that run. Lengths in PSF widths (FWHM) where a pixel count would tie them to a camera."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound="Settings")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or has a value that cannot be; the message names the task and the key."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Plain numbers and booleans by name."""
+
+    @classmethod
+    def read(cls: type[T], given: Mapping[str, Any], task: str) -> T:
+        """Settings of ``task`` with what ``given`` changes; ConfigError names an unknown key or a wrong type."""
+        known = {f.name: f for f in fields(cls)}
+        for key, value in given.items():
+            if key not in known:
+                raise ConfigError(f"config of {task}: unknown key {key!r} (known: {', '.join(known)})")
+            if isinstance(value, str) or isinstance(value, bool) != isinstance(known[key].default, bool):
+                raise ConfigError(f"config of {task}: {key} must be like {known[key].default!r}, not {value!r}")
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class IsrConfig(Settings):
+    """Task ``isr``."""
+
+    overscan_order: int = 3  # polynomial along the rows; the row-to-row noise of the overscan is not worth following
+    minimum_flat: float = 0.3  # below, a pixel is BAD
+    saturation_grow: int = 1  # pixels, all around
+    bleed_length: int = 12  # saturated run along a column that counts as a bleed trail, pixels
+    bleed_grow: int = 3  # pixels beyond the ends of the trail
+    cosmic_rays: bool = True
+    cosmic_sigma: float = 4.5  # of the Laplacian
+    cosmic_contrast: float = 5.0  # Laplacian over fine structure
+    cosmic_fraction: float = 0.3  # of cosmic_sigma, for pixels beside a cosmic ray
+    sharpest_fwhm: float = 2.0  # pixels; what is as wide as such a star is not a cosmic ray
+
+
+@dataclass(frozen=True)
+class CalibrateConfig(Settings):
+    """Task ``calibrate_image``."""
+
+    background_mesh: int = 64  # pixels
+    psf_snr: float = 50.0  # least signal to noise of a PSF star
+    psf_stars: int = 150  # the brightest so many
+    psf_order: int = 2  # of the polynomial over the detector, where there are stars enough
+    psf_minimum: int = 4  # with fewer stars, the PSF is a circle of default_fwhm
+    default_fwhm: float = 3.0  # pixels
+    threshold: float = 5.0  # detection, sigma of the matched filter
+    iterations: int = 4  # of the simultaneous fit
+    aperture: float = 1.5  # radius, FWHM
+    match_stars: int = 200  # the brightest so many for the pattern
+    rotation_tolerance: float = 0.3  # degrees
+    match_radius: float = 1.0  # final, pixels
+    match_minimum: int = 6  # fewer do not fix a WCS
+    wcs_order: int = 3
+    zero_point_snr: float = 25.0
+    zero_point_floor: float = 0.02  # mag, scatter of reference magnitudes in our passband
+    zero_point_minimum: int = 3

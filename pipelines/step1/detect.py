@@ -1,0 +1,74 @@
+"""Detection: peaks of the image filtered with a star-shaped kernel of zero sum.
+
+The kernel is a Gaussian of the PSF's width less its mean over the support (DAOFIND, Stetson 1987), so that neither sky
+nor the wings of a bright neighbour lift a peak, and close stars stay two. The filter's answer H is the least-squares
+height of a star on a constant background; its variance follows from the variance of the pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Array = NDArray[np.float64]
+Plane = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+GAUSSIAN = 2.0 * np.sqrt(2.0 * np.log(2.0))
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Positions ``x``, ``y`` (N,) pixels, ``flux`` (N,) electrons of a Gaussian of that height, and ``snr`` (N,) of the
+    height; in order of y, x. ``detected`` (ny, nx): pixels above the threshold."""
+
+    x: Array
+    y: Array
+    flux: Array
+    snr: Array
+    detected: Mask
+
+
+def find(image: Plane, variance: Plane, usable: Mask, fwhm: float, threshold: float, distrust: Plane | None = None) -> Peaks:
+    """Peaks of ``image`` (ny, nx) above ``threshold`` sigma, for stars of ``fwhm`` pixels.
+
+    Pixels that are not ``usable`` count as they are in the image, so they should be interpolated; a peak that has no
+    usable pixel beside it is dropped. ``distrust`` (ny, nx) electrons is added to the noise in quadrature: where a model
+    was subtracted, part of it.
+    """
+    sigma = fwhm / GAUSSIAN
+    half = max(2, round(1.5 * sigma + 0.5))
+    r = np.arange(-half, half + 1)
+    gauss = np.exp(-0.5 * (r / sigma) ** 2)
+    pixels = float(len(r) ** 2)
+    total, square = gauss.sum() ** 2, (gauss**2).sum() ** 2
+    norm = square - total**2 / pixels  # sum of (kernel - mean)^2
+    smooth = ndimage.correlate1d(ndimage.correlate1d(image, gauss, 0, mode="nearest"), gauss, 1, mode="nearest")
+    mean = ndimage.uniform_filter(image, len(r), mode="nearest") * np.float32(total)
+    height = (smooth - mean) / np.float32(norm)
+    noise2 = variance if distrust is None else variance + distrust**2
+    # The kernel's square weighs the middle: a small box around the pixel has about the same mean variance.
+    noise = np.sqrt(ndimage.uniform_filter(noise2, 3, mode="nearest") / np.float32(norm))
+    significance = height / noise
+    detected = significance > threshold
+    peak = detected & (height >= ndimage.maximum_filter(height, 3, mode="nearest"))
+    peak &= ndimage.maximum_filter(usable, 3, mode="nearest")
+    y, x = np.nonzero(peak)
+    dx, dy = _vertex(height, y, x)
+    flux = height[y, x] * 2.0 * np.pi * sigma**2
+    return Peaks(x + dx, y + dy, flux.astype(float), significance[y, x].astype(float), detected)
+
+
+def _vertex(height: Plane, y: NDArray[np.int64], x: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Offsets of the vertices of parabolas through a peak and its neighbours along x and along y, within half a pixel."""
+    padded = np.pad(height, 1, mode="edge").astype(float)
+    py, px = y + 1, x + 1
+    offsets = []
+    for ay, ax in ((0, 1), (1, 0)):
+        left, mid, right = padded[py - ay, px - ax], padded[py, px], padded[py + ay, px + ax]
+        curve = left - 2.0 * mid + right
+        offsets.append(np.clip(0.5 * (left - right) / np.where(curve < 0, curve, -np.inf), -0.5, 0.5))
+    return offsets[0], offsets[1]

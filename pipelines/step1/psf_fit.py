@@ -1,0 +1,145 @@
+"""The PSF model: an elliptical Moffat profile and, on top of it, a table of pixels that varies over the detector.
+
+The profile (Moffat 1969) carries the far wings, where single pixels are noise; the table (as in DAOPHOT, Stetson 1987)
+carries what no formula knows. The table is fitted so that the model *drawn at the stars' own sub-pixel positions* equals
+the data: residuals are moved to the pixel grid, averaged, added, and drawn again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from pipelines.psf import PsfModel, shift
+from pipelines.step1.detect import GAUSSIAN
+from pipelines.step1.windows import Windows, centroid
+from pipelines.wcs import polynomial_terms
+
+Array = NDArray[np.float64]
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class PsfFit:
+    """``model``; ``used`` (N,): stars that survived the rejection of outliers."""
+
+    model: PsfModel
+    used: NDArray[np.bool_]
+
+
+def stamp_half(fwhm: float) -> int:
+    """Half size of the stamps of a PSF of ``fwhm`` pixels."""
+    return int(np.clip(np.ceil(4.25 * fwhm), 7, 40))
+
+
+def default(shape: tuple[int, int], fwhm: float) -> PsfModel:
+    """A round Moffat profile of ``fwhm`` pixels, for images (ny, nx) without stars to learn from."""
+    return PsfModel(_moffat(stamp_half(fwhm), fwhm, fwhm, 0.0, 3.0)[None], 0, shape)
+
+
+def fit(windows: Windows, data: Array, variance: Array, good: NDArray[np.bool_], fwhm: float, order: int, rough: bool = False) -> PsfFit:
+    """PSF from stars in ``windows`` (N, size, size) with size from stamp_half(fwhm), N > 0.
+
+    ``data``: electrons, background and neighbours subtracted; ``variance`` of them; ``good``: pixels to use;
+    ``order``: highest one of the polynomial over the detector. ``rough``: neighbours are still there; one PSF for the
+    whole detector, from medians, and nothing but the profile beyond 3 FWHM.
+    """
+    half = windows.half
+    inner = (slice(None), *2 * (slice(half - int(np.ceil(1.5 * fwhm)), half + int(np.ceil(1.5 * fwhm)) + 1),))
+    data = np.where(good, data, 0.0)
+    # Windowed centroids tie the middle of the stamps to something the table cannot move.
+    ox, oy = centroid(data[inner], windows.dx[inner], windows.dy[inner], fwhm / GAUSSIAN)
+    x, y = windows.x + ox, windows.y + oy
+    dx, dy = x - windows.column, y - windows.row
+
+    flux = data[inner].sum(axis=(1, 2))
+    profile = _fit_profile(np.median(shift(data / flux[:, None, None], -dx, -dy), axis=0), fwhm)
+    model = PsfModel(profile[None], 0, windows.shape)
+    taper = _taper(half, (1.5 if rough else 2.0) * fwhm, 3.0 * fwhm if rough else half + 0.5)
+    keep = np.ones(len(x), bool)
+    for round_ in range(ROUNDS):
+        drawn = shift(model.centred(x, y), dx, dy)
+        flux = _amplitude(data[inner], drawn[inner], good[inner])
+        light = flux[:, None, None] * drawn
+        residual = np.where(good, data - light, 0.0)
+        # What the model does not know yet is a few per cent of it; more, and it is another source.
+        strange = residual**2 > 25.0 * (variance + (0.05 * light) ** 2)
+        residual[strange] = 0.0
+        if round_:
+            keep = _agreeing(residual[inner], light[inner], variance[inner], good[inner], strange[inner])
+        correction = shift(residual / flux[:, None, None], -dx, -dy) * taper
+        if rough:
+            model = PsfModel(model.stamps + np.median(correction[keep], axis=0), 0, model.shape)
+            continue
+        noise = np.sqrt(np.median(variance, axis=(1, 2))) * fwhm / flux
+        weight = np.where(keep, 1.0 / (noise**2 + 0.01**2), 0.0)
+        model = _corrected(model, x, y, correction, weight, _order(int(keep.sum()), order))
+    return PsfFit(model, keep)
+
+
+def _corrected(model: PsfModel, x: Array, y: Array, correction: Array, weight: Array, order: int) -> PsfModel:
+    """``model`` plus the polynomial through the stars' corrections (N, size, size), at ``order``; constant term of sum 1."""
+    terms = PsfModel(model.stamps, order, model.shape).weights(x, y)
+    weighted = terms * weight[:, None]
+    table = np.linalg.solve(terms.T @ weighted, weighted.T @ correction.reshape(len(x), -1))
+    stamps = np.zeros((len(polynomial_terms(order)), model.size, model.size))
+    n = min(len(stamps), len(model.stamps))
+    stamps[:n] = model.stamps[:n]
+    stamps += table.reshape(stamps.shape)
+    return PsfModel(stamps / stamps[0].sum(), order, model.shape)
+
+
+def _order(stars: int, most: int) -> int:
+    """Highest order that leaves five stars to a coefficient."""
+    return max(o for o in range(most + 1) if o == 0 or stars >= 5 * len(polynomial_terms(o)))
+
+
+def _amplitude(data: Array, drawn: Array, good: NDArray[np.bool_]) -> Array:
+    """Least-squares flux (N,) of each window."""
+    drawn = drawn * good
+    return np.maximum((data * drawn).sum(axis=(1, 2)), 1e-9) / np.maximum((drawn**2).sum(axis=(1, 2)), 1e-12)
+
+
+def _agreeing(
+    residual: Array, model: Array, variance: Array, good: NDArray[np.bool_], strange: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Stars (N,) that fit the model about as well as most do (blends and galaxies do not); at least half stay."""
+    # 1 % of the model stands for what the model does not know yet; bright stars would all be outliers without it.
+    chi2 = (good * residual**2 / (variance + (0.01 * model) ** 2)).sum(axis=(1, 2)) / np.maximum(good.sum(axis=(1, 2)), 1)
+    middle = float(np.median(chi2))
+    spread = 1.4826 * float(np.median(np.abs(chi2 - middle)))
+    odd = strange.sum(axis=(1, 2))
+    return np.asarray((chi2 <= max(middle + 4.0 * spread, 1.5)) & (odd <= max(float(np.median(odd)), 2.0)))
+
+
+def _moffat(half: int, width_x: float, width_y: float, shear: float, beta: float) -> Array:
+    """Moffat profile on a stamp of 2 half + 1 pixels, sum 1: FWHM ``width_x``, ``width_y`` along the axes before ``shear``."""
+    yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
+    scale = 2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0)
+    r2 = (xx * scale / width_x) ** 2 + (yy * scale / width_y) ** 2 + 2.0 * shear * xx * yy * scale**2 / (width_x * width_y)
+    profile = (1.0 + np.maximum(r2, 0.0)) ** -beta
+    return np.asarray(profile / profile.sum())
+
+
+def _fit_profile(stack: Array, fwhm: float) -> Array:
+    """The Moffat profile nearest to a stack of stars (size, size), centred."""
+    half = len(stack) // 2
+
+    def misfit(p: Array) -> Array:
+        profile = _moffat(half, *p)
+        return ((stack * profile).sum() / (profile**2).sum() * profile - stack).ravel() / stack[half, half]
+
+    fitted = least_squares(
+        misfit, (fwhm, fwhm, 0.0, 3.0), bounds=((0.5 * fwhm, 0.5 * fwhm, -0.5, 1.5), (2 * fwhm, 2 * fwhm, 0.5, 10.0)), max_nfev=12
+    )
+    return _moffat(half, *fitted.x)
+
+
+def _taper(half: int, inner: float, outer: float) -> Array:
+    """1 within ``inner`` pixels of the centre, falling as a cosine to 0 at ``outer``."""
+    yy, xx = np.mgrid[-half : half + 1, -half : half + 1]
+    t = np.clip((np.hypot(xx, yy) - inner) / max(outer - inner, 1.0), 0.0, 1.0)
+    return np.asarray(0.5 * (1.0 + np.cos(np.pi * t)))

@@ -1,0 +1,69 @@
+"""Small square windows around sources, gathered from a plane in one indexing operation, and what is measured in them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+class Windows:
+    """Windows (N, n, n) with n = 2 ``half`` + 1 around the pixels nearest to ``x``, ``y`` (N,), beyond the edges too."""
+
+    def __init__(self, x: Array, y: Array, half: int, shape: tuple[int, int]) -> None:
+        self.x, self.y, self.half, self.shape = x, y, half, shape
+        self.column, self.row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+        steps = np.arange(-half, half + 1)
+        n = 2 * half + 1
+        self.dx = np.broadcast_to(steps[None, None, :] - (x - self.column)[:, None, None], (len(x), n, n))  # pixel - source
+        self.dy = np.broadcast_to(steps[None, :, None] - (y - self.row)[:, None, None], (len(x), n, n))
+        rows, columns = self.row[:, None] + steps, self.column[:, None] + steps
+        self.inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
+        rows, columns = np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
+        self.index: Index = rows[:, :, None] * shape[1] + columns[:, None, :]
+
+    def take(self, plane: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Values of a plane (ny, nx); those outside repeat the edge (see ``inside``)."""
+        return plane.ravel()[self.index]
+
+    def paint(self, values: Array) -> Array:
+        """Sum of ``values`` (N, n, n) in a plane (ny, nx); what lies outside is dropped."""
+        total = np.bincount(self.index.ravel(), (values * self.inside).ravel(), minlength=self.shape[0] * self.shape[1])
+        return total.reshape(self.shape)
+
+
+def second_moments(light: Array, dx: Array, dy: Array, sigma: float) -> tuple[Array, Array, Array]:
+    """(ixx, iyy, ixy) (N,) in pixels^2 of windows (N, n, n), under a round Gaussian weight of ``sigma`` pixels.
+
+    The weight is taken out as if the source were Gaussian, M = (W^-1 - w^-2)^-1 with W the weighted moments (Bernstein &
+    Jarvis 2002); NaN where that gives no positive matrix (noise).
+    """
+    weighted = light * np.exp(-0.5 * (dx**2 + dy**2) / sigma**2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = weighted.sum(axis=(1, 2))
+        mx, my = ((weighted * d).sum(axis=(1, 2)) / total for d in (dx, dy))
+        xx = (weighted * dx**2).sum(axis=(1, 2)) / total - mx**2
+        yy = (weighted * dy**2).sum(axis=(1, 2)) / total - my**2
+        xy = (weighted * dx * dy).sum(axis=(1, 2)) / total - mx * my
+        det = xx * yy - xy**2
+        a, b, c = yy / det - sigma**-2, xx / det - sigma**-2, -xy / det
+        inverse = a * b - c**2
+        good = (total > 0) & (det > 0) & (xx > 0) & (inverse > 0) & (a > 0)
+        return tuple(np.where(good, m, np.nan) for m in (b / inverse, a / inverse, -c / inverse))  # type: ignore[return-value]
+
+
+def centroid(light: Array, dx: Array, dy: Array, sigma: float, rounds: int = 4) -> tuple[Array, Array]:
+    """Offsets (N,) of the centre of light under a Gaussian weight that follows it (SExtractor's windowed position)."""
+    ox, oy = np.zeros(len(light)), np.zeros(len(light))
+    for _ in range(rounds):
+        u, v = dx - ox[:, None, None], dy - oy[:, None, None]
+        weighted = light * np.exp(-0.5 * (u**2 + v**2) / sigma**2)
+        total = weighted.sum(axis=(1, 2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step_x, step_y = (2.0 * (weighted * d).sum(axis=(1, 2)) / total for d in (u, v))
+        good = np.isfinite(step_x) & np.isfinite(step_y) & (total > 0)
+        ox += np.where(good, np.clip(step_x, -1.0, 1.0), 0.0)
+        oy += np.where(good, np.clip(step_y, -1.0, 1.0), 0.0)
+    return ox, oy

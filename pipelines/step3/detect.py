@@ -1,0 +1,124 @@
+"""Sources on the coadds of all bands together: peaks, and which peaks share a footprint.
+
+The detection image is the mean of the bands weighted by 1 / (median variance). Peaks are found as DAOFIND does (Stetson
+1987, PASP 99, 191): the amplitude H of a Gaussian core on a free local background, fitted at every pixel, so that a faint
+star on the slope of a bright one is a peak of its own. A peak counts when a point source there is significant, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipelines.psf import PsfModel
+
+Array = NDArray[np.float64]
+FloatImage = NDArray[np.float32]
+BoolImage = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One image to measure on: ``image``, ``variance`` (ny, nx) with zeros where not ``valid``, and its PSF."""
+
+    image: FloatImage
+    variance: FloatImage
+    valid: BoolImage
+    psf: PsfModel
+
+    @property
+    def noise(self) -> float:
+        """Median standard deviation of a pixel."""
+        return float(np.sqrt(np.median(self.variance[self.valid]))) if self.valid.any() else 0.0
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Sub-pixel positions ``x``, ``y`` (N,) in raster order, and the footprint (N,) that each lies in (1, 2, ...)."""
+
+    x: Array
+    y: Array
+    footprint: NDArray[np.int64]
+
+
+def combined(fields: Sequence[Field]) -> Field:
+    """The detection image: weighted mean of the bands that have data at each pixel, and the mean of their PSFs."""
+    shape = fields[0].image.shape
+    total, noise, weight = (np.zeros(shape, np.float32) for _ in range(3))
+    bands = [(field, np.float32(1.0 / field.noise**2)) for field in fields if field.noise > 0]
+    for field, w in bands:
+        total += w * field.image
+        noise += w * w * field.variance
+        weight += w * field.valid
+    valid = weight > 0
+    safe = np.where(valid, weight, np.float32(1))
+    size = max(field.psf.size for field, _ in bands)
+    x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 4), np.linspace(0, shape[0] - 1, 4)))
+    stamps = np.zeros((len(x), size, size))
+    for field, w in bands:
+        rim = (size - field.psf.size) // 2
+        stamps[:, rim : size - rim, rim : size - rim] += float(w) * field.psf.centred(x, y)
+    flat = PsfModel(np.zeros((3, 1, 1)), 1, (shape[0], shape[1]))
+    slopes = np.linalg.lstsq(flat.weights(x, y), stamps.reshape(len(x), -1), rcond=None)[0]
+    psf = PsfModel(slopes.reshape(3, size, size), 1, (shape[0], shape[1]))
+    return Field(total / safe, noise / (safe * safe), valid, psf)
+
+
+def background(image: FloatImage, valid: BoolImage, mesh: int) -> FloatImage:
+    """A smooth background (sep's clipped mode on a mesh, spline between)."""
+    model = sep.Background(np.ascontiguousarray(image), mask=~valid, bw=mesh, bh=mesh)
+    return np.asarray(model.back(), np.float32)
+
+
+def find_peaks(field: Field, threshold: float) -> Peaks:
+    """Peaks whose point-source signal to noise exceeds ``threshold`` on a background-subtracted detection image."""
+    ny, nx = field.image.shape
+    sigma = field.psf.sigma((nx - 1) / 2, (ny - 1) / 2)
+    image = np.where(field.valid, field.image, np.float32(0))
+    noise = np.sqrt(np.where(field.valid, field.variance, np.float32(np.inf)))
+    smooth = ndimage.gaussian_filter(image, sigma, mode="constant", truncate=4.0)
+    # A Gaussian filter of the PSF's width is the matched filter; its sum of squares is 1 / (4 pi sigma^2).
+    point = smooth * np.float32(2.0 * np.sqrt(np.pi) * sigma) / noise
+    core, core_noise = core_amplitude(image, sigma)
+    peaked = (core == ndimage.maximum_filter(core, 3, mode="constant")) & (point > threshold)
+    peaked &= core > np.float32(3.0 * core_noise) * noise
+    footprints, count = ndimage.label(point > threshold, structure=np.ones((3, 3), bool))
+    # A footprint too faint or too flat to have a core is one source, at its most significant pixel.
+    bare = np.setdiff1d(np.arange(1, count + 1), footprints[peaked])
+    if len(bare):
+        where = np.array(ndimage.maximum_position(point, footprints, bare))
+        peaked[where[:, 0], where[:, 1]] = True
+    rows, columns = np.nonzero(peaked)
+    dx, dy = vertex(smooth, rows, columns)
+    return Peaks(columns + dx, rows + dy, footprints[rows, columns].astype(np.int64))
+
+
+def core_amplitude(image: FloatImage, sigma: float) -> tuple[FloatImage, float]:
+    """Least-squares amplitude of a Gaussian core on a constant, over a small square about each pixel; its noise per unit noise."""
+    half = max(2, round(1.6 * sigma))
+    offset = np.arange(-half, half + 1)
+    line = np.exp(-0.5 * (offset / sigma) ** 2)
+    kernel = np.outer(line, line)
+    mean, scale = kernel.mean(), np.sum((kernel - kernel.mean()) ** 2)
+    blurred = ndimage.correlate1d(ndimage.correlate1d(image, line, axis=0, mode="constant"), line, axis=1, mode="constant")
+    boxed = ndimage.uniform_filter(image, 2 * half + 1, mode="constant") * kernel.size
+    amplitude = (blurred - np.float32(mean) * boxed) / np.float32(scale)
+    return np.asarray(amplitude, np.float32), float(1.0 / np.sqrt(scale))
+
+
+def vertex(image: FloatImage, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Offsets (dx, dy), within half a pixel, of the vertices of parabolas through pixels and their neighbours."""
+    padded = np.pad(image, 1, mode="edge").astype(float)
+    r, c = rows + 1, columns + 1
+    middle = padded[r, c]
+    result = []
+    for before, after in ((padded[r, c - 1], padded[r, c + 1]), (padded[r - 1, c], padded[r + 1, c])):
+        bend = 2.0 * middle - before - after
+        move = np.divide(0.5 * (after - before), bend, out=np.zeros_like(bend), where=bend > 0)
+        result.append(np.clip(move, -0.5, 0.5))
+    return result[0], result[1]

@@ -1,0 +1,43 @@
+"""Peaks in maps and stamps around them, set at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index = NDArray[np.int64]
+
+
+def local_maxima(plane: NDArray[np.floating], threshold: float, radius: int) -> tuple[Index, Index]:
+    """(y, x) of pixels above ``threshold`` that are the greatest within ``radius`` pixels (a box), in raster order.
+
+    Of equal neighbours the first in raster order counts.
+    """
+    y, x = np.nonzero(plane > threshold)
+    window = cutouts(plane, x, y, radius).reshape(len(x), (2 * radius + 1) ** 2)
+    first = window.argmax(axis=1) == window.shape[1] // 2 if len(x) else np.zeros(0, bool)
+    return y[first], x[first]
+
+
+def cutouts(plane: NDArray[np.generic], x: Index, y: Index, radius: int) -> NDArray[np.generic]:
+    """Boxes (N, 2 radius + 1, same) around pixels; 0 outside the plane."""
+    padded = np.pad(plane, radius)
+    return np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1, 2 * radius + 1))[y, x]
+
+
+def box_sums(plane: NDArray[np.floating], x: Index, y: Index, radius: int) -> NDArray[np.float64]:
+    """Sums over the boxes of ``cutouts`` (N,), from one table of cumulative sums; the boxes must lie inside the plane."""
+    table = np.pad(plane.cumsum(axis=0, dtype=float).cumsum(axis=1), ((1, 0), (1, 0)))
+    low, high = (y - radius, x - radius), (y + radius + 1, x + radius + 1)
+    return table[high] - table[low[0], high[1]] - table[high[0], low[1]] + table[low]
+
+
+def spread_out(
+    x: Index, y: Index, brightness: NDArray[np.floating], shape: tuple[int, int], cells: int, most: int
+) -> Index:
+    """Indices of the brightest, at most ``most`` in all and most / cells^2 from each of cells x cells parts of the image."""
+    cell = (y * cells // shape[0]) * cells + x * cells // shape[1]
+    order = np.lexsort((x, y, -np.asarray(brightness, float), cell))
+    sorted_cell = cell[order]
+    rank = np.arange(len(order)) - np.searchsorted(sorted_cell, sorted_cell)
+    return np.sort(order[rank < max(1, most // cells**2)])

@@ -1,0 +1,112 @@
+"""The template of one detector: the coadd patches of a tract, joined and resampled onto the detector's pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.image import MASK, Image
+from pipelines.psf import PsfModel
+from pipelines.resample import PixelMap, psf_through, resample, shared_box, warped_psf
+from pipelines.wcs import SkyWcs
+
+#: Pixels of the tract kept around the detector's footprint, for the taps of the resampling kernel.
+_MARGIN = 8
+#: The PSF is carried over at a grid of this many positions a side.
+_PSF_GRID = 6
+
+
+def template_for(patches: Sequence[Image], wcs: SkyWcs, shape: tuple[int, int], psf_size: int) -> Image | None:
+    """The template on the pixels of a detector (``wcs``, ``shape``), with its PSF there; None where nothing overlaps.
+
+    ``patches`` are coadds of one tract and band in canonical order: ``meta`` x0, y0 place them in the tract's pixels,
+    and each has a WCS and a PSF of its own.
+    """
+    joined = _joined(patches, wcs, shape)
+    if joined is None:
+        return None
+    template = resample(joined, wcs, shape)
+    if np.all(template.bad(MASK["NO_DATA"])):
+        return None
+    template.psf = _psf(patches, template, wcs, psf_size)
+    return template
+
+
+def _origin(patch: Image) -> tuple[int, int]:
+    return int(patch.meta["x0"]), int(patch.meta["y0"])
+
+
+def _joined(patches: Sequence[Image], wcs: SkyWcs, shape: tuple[int, int]) -> Image | None:
+    """The patches as one image over the part of the tract that the detector covers."""
+    if not patches:
+        return None
+    first = patches[0]
+    if first.wcs is None:
+        raise ValueError("template_coadd: a patch has no WCS")
+    x0, y0 = _origin(first)
+    tract_wcs = first.wcs.shifted(-x0, -y0)
+    ends = [(_origin(p)[0] + p.shape[1], _origin(p)[1] + p.shape[0]) for p in patches]
+    box = shared_box(tract_wcs, (max(y for _, y in ends), max(x for x, _ in ends)), wcs, shape, _MARGIN)
+    if box is None:
+        return None
+    left, right, low, high = box
+    size = (high - low, right - left)
+    joined = Image(
+        np.zeros(size, np.float32), np.full(size, np.inf, np.float32), np.full(size, MASK["NO_DATA"], np.int16),
+        tract_wcs.shifted(left, low), None, {},
+    )  # fmt: skip
+    for patch in patches:
+        px, py = _origin(patch)
+        ax, bx = max(px, left), min(px + patch.shape[1], right)
+        ay, by = max(py, low), min(py + patch.shape[0], high)
+        if ax >= bx or ay >= by:
+            continue
+        here = (slice(ay - low, by - low), slice(ax - left, bx - left))
+        there = (slice(ay - py, by - py), slice(ax - px, bx - px))
+        empty = (joined.mask[here] & MASK["NO_DATA"]) != 0
+        for mine, theirs in ((joined.image, patch.image), (joined.variance, patch.variance), (joined.mask, patch.mask)):
+            mine[here] = np.where(empty, theirs[there], mine[here])
+    unknown = ~np.isfinite(joined.image) | ~np.isfinite(joined.variance)
+    joined.mask[unknown] |= MASK["NO_DATA"]
+    joined.image[unknown] = 0
+    return joined
+
+
+def _psf(patches: Sequence[Image], template: Image, wcs: SkyWcs, size: int) -> PsfModel:
+    """The PSF of the template on the detector, from the PSF of the patch nearest to each of a grid of positions."""
+    ny, nx = template.shape
+    along = (np.arange(_PSF_GRID) + 0.5) / _PSF_GRID
+    gx, gy = (g.ravel() for g in np.meshgrid(along * (nx - 1), along * (ny - 1)))
+    known = (template.mask[gy.astype(int), gx.astype(int)] & MASK["NO_DATA"]) == 0
+    if not known.any():
+        # the overlap falls between the grid positions: any of its pixels will do
+        y, x = np.nonzero(~template.bad(MASK["NO_DATA"]))
+        gx, gy, known = x[[len(x) // 2]].astype(float), y[[len(y) // 2]].astype(float), np.array([True])
+    gx, gy = gx[known], gy[known]
+    nearest = _nearest_patch(patches, wcs, gx, gy)
+    stamps = np.empty((len(gx), size, size))
+    for number in np.unique(nearest):
+        patch = patches[number]
+        if patch.psf is None or patch.wcs is None:
+            raise ValueError(f"template_coadd: the patch at {_origin(patch)} has no PSF")
+        mine = nearest == number
+        pixel_map = PixelMap.between(wcs, patch.wcs, (0, nx, 0, ny))
+        stamps[mine] = warped_psf(patch.psf, pixel_map, gx[mine], gy[mine], size)
+    order = 2 if len(gx) >= 18 else 1 if len(gx) >= 9 else 0
+    return psf_through(stamps, gx, gy, order, template.shape)
+
+
+def _nearest_patch(
+    patches: Sequence[Image], wcs: SkyWcs, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """For detector positions (N,), the number of the patch in whose pixels they are furthest from the edge."""
+    distance = np.empty((len(patches), len(x)))
+    ra, dec = wcs.pixel_to_sky(x, y)
+    for number, patch in enumerate(patches):
+        assert patch.wcs is not None
+        px, py = patch.wcs.sky_to_pixel(ra, dec)
+        half_x, half_y = (patch.shape[1] - 1) / 2, (patch.shape[0] - 1) / 2
+        distance[number] = np.maximum(np.abs(px - half_x) - half_x, np.abs(py - half_y) - half_y)
+    return distance.argmin(axis=0)
