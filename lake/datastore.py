@@ -37,14 +37,16 @@ class FileRecord:
 def template(run: str, dataset_type: str, data_id: Mapping[str, Any], storage: str = "fits") -> str:
     """The path of a file dataset: ``files/<run>/<dataset_type>/<night or tract>/<type>_<values>.<ext>``.
 
-    The directory is day_obs where the data ID has one, else the tract; names list the values of the data ID in canonical
-    order, without those that a visit implies.
+    The directory is day_obs where the data ID has one, else the tract; names list the values of the data ID in
+    canonical order, without those that a visit implies.
     """
     known = {c: data_id[c] for c in schemas.DATA_ID if data_id.get(c) is not None}
     folder = known.get("day_obs", known.get("tract"))
     implied = {"exposure", "physical_filter", "band", "day_obs"} if "visit" in known else {"day_obs"}
     implied |= {"band"} if "physical_filter" in known else set()
-    values = [f"{c[0]}{v}" if c in ("detector", "tract", "patch") else str(v) for c, v in known.items() if c not in implied]
+    values = [
+        f"{c[0]}{v}" if c in ("detector", "tract", "patch") else str(v) for c, v in known.items() if c not in implied
+    ]
     name = re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join([dataset_type, *values])) + SUFFIX[storage]
     return str(PurePosixPath("files", run, dataset_type, *([str(folder)] if folder is not None else []), name))
 
@@ -52,8 +54,9 @@ def template(run: str, dataset_type: str, data_id: Mapping[str, Any], storage: s
 def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) -> FileRecord:
     """Write a new file at ``rel``: bytes, or a function that writes the path it is given.
 
-    An immutable file is never overwritten. The same bytes are there already: they stay. Other bytes are there (a leftover, or a
-    damaged file): the new ones go to a name with ``~`` and their checksum, and the committer decides which one counts.
+    An immutable file is never overwritten. The same bytes are there already: they stay. Other bytes are there (a
+    leftover, or a damaged file): the new ones go to a name with ``~`` and their checksum, and the committer decides
+    which one counts.
     """
     target = site.path(rel)
     temporary = _temporary(target)
@@ -69,7 +72,7 @@ def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) ->
             if target.stat().st_size == record.bytes and checksum(target) == record.checksum:
                 return record
             record = FileRecord(alternative(rel, record.checksum), record.bytes, record.checksum)
-        os.replace(temporary, site.path(record.path))
+        temporary.replace(site.path(record.path))
         fsync_dir(target.parent)
         return record
     except OSError as error:
@@ -95,8 +98,8 @@ def put_file(
     """Bring a file in at exactly ``rel``, its sha256 computed while it streams; ``progress(bytes)`` per piece copied.
 
     With ``expected`` (a checksum), other content is refused, and a damaged file that stands at ``rel`` is replaced.
-    Without it, other content at ``rel`` is refused. ``link`` shares the bytes with the source (same file system), ``move``
-    takes the source away when the new file is durable.
+    Without it, other content at ``rel`` is refused. ``link`` shares the bytes with the source (same file system),
+    ``move`` takes the source away when the new file is durable.
     """
     source, target = Path(source), site.path(rel)
     temporary = _temporary(target)
@@ -120,7 +123,7 @@ def put_file(
         elif target.exists() and expected is None:
             raise DatastoreError(f"site {site.name}: {rel} is there with other content; files are never overwritten")
         else:
-            os.replace(temporary, target)
+            temporary.replace(target)
             fsync_dir(target.parent)
         if mode == "move":
             source.unlink()
@@ -138,7 +141,7 @@ def checksum(path: str | Path) -> str:
 
 
 def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | None:
-    """What is wrong with a registered file: None, 'lost', or 'damaged' with the difference. Reads it only for ``sha256``."""
+    """What is wrong with a registered file: None, or 'lost: ...' or 'damaged: ...'. Reads it only for ``sha256``."""
     path = site.path(rel)
     try:
         found = path.stat().st_size
@@ -179,4 +182,6 @@ def _failure(site: Site, rel: str, error: OSError) -> DatastoreError:
     remedy = {errno.ENOSPC: "free space", errno.EROFS: "the disk is read-only", errno.EACCES: "check permissions"}
     why = os.strerror(error.errno) if error.errno else str(error)
     where = f" ({error.filename})" if error.filename and not str(error.filename).endswith(Path(rel).name) else ""
-    return DatastoreError(f"site {site.name}: {rel}: {why}{where}; {remedy.get(error.errno or 0, 'nothing was written')}")
+    return DatastoreError(
+        f"site {site.name}: {rel}: {why}{where}; {remedy.get(error.errno or 0, 'nothing was written')}"
+    )

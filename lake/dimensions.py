@@ -12,8 +12,8 @@ from lake.sql import statement
 
 #: In the order in which they refer to each other.
 TABLES = (
-    "instrument", "detector", "physical_filter", "exposure", "visit", "visit_detector_region", "skymap", "tract", "patch",
-    "visit_detector_patch",
+    "instrument", "detector", "physical_filter", "exposure", "visit", "visit_detector_region", "skymap", "tract",
+    "patch", "visit_detector_patch",
 )  # fmt: skip
 
 
@@ -87,8 +87,8 @@ def relation(con: duckdb.DuckDBPyConnection, site: Site, table: str, where: str 
 def copy(source: Site, destination: Site, datasets: pa.Table) -> dict[str, int]:
     """Take to ``destination`` the dimension records that ``datasets`` need; returns how many were new there, by table.
 
-    ``datasets`` has at least the data ID columns. A visit takes its exposure, filter, regions and patches; a tract takes its
-    patches; an instrument takes its detectors and filters (lake/sql/needed_dimensions.sql).
+    ``datasets`` has at least the data ID columns. A visit takes its exposure, filter, regions and patches; a tract
+    takes its patches; an instrument takes its detectors and filters (lake/sql/needed_dimensions.sql).
     """
     with delta.connect() as con:
         con.register("datasets", datasets.select(list(schemas.DATA_ID)))

@@ -1,4 +1,4 @@
-"""Named points at which a test can make the process die, as a kill -9 or a power cut would: DRP_FAULT=<area>:<point>[:n]."""
+"""Named points at which a test can make the process die as by kill -9: DRP_FAULT=<area>:<point>[:n]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _passed: dict[str, int] = {}
 
 
 def point(name: str) -> None:
-    """Die here, by SIGKILL, if DRP_FAULT names this point and this is the n-th time it is passed (the first by default)."""
+    """Die here, by SIGKILL, if DRP_FAULT names this point and it is passed for the n-th time (the first by default)."""
     wanted = os.environ.get("DRP_FAULT")
     if wanted is None:
         return

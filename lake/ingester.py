@@ -1,31 +1,27 @@
 """The ingester of a site: follows the transfer log and turns verified files into registered datasets, exactly once.
 
-It keeps its place, the log's Delta version, in an application transaction of the log itself, so that there is no queue to lose
-and no broker to run. A crash at any instruction repeats a stretch of the log at most, and every part of the work looks first
-at what is there.
+Its place, the log's Delta version, is kept in an application transaction of the log itself: there is no queue to lose
+and no broker to run. A crash at any instruction repeats a stretch of the log at most, and each part of the work looks
+first at what is there.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-import schemas
-from lake import delta, registry, slices
+from lake import delta, registry, transfer_log
 from lake.fault import point
 from lake.query import connect
 from lake.site import Site
 from lake.sql import statement
+from lake.transfer_log import Event
 
 APPLICATION = "ingester"
-
-#: The structure of a manifest's or parked row's ``record``, for DuckDB's from_json.
-RECORD = json.dumps({field.name: delta.SQL_TYPES[field.type] for field in schemas.table("dataset").arrow})
 
 
 @dataclass(frozen=True)
@@ -46,13 +42,57 @@ def ingest(site: Site) -> Ingested:
     Two that run at once take turns; a file is never taken in twice.
     """
     with site.lock(APPLICATION):
-        verdicts: Counter[str] = Counter()
-        files = 0
         place = delta.transaction_version(site, "transfer", APPLICATION)
-        version, paths = delta.added_since(site, "transfer", -1 if place is None else place)
-        if paths:
-            verdicts, files = _take_in(site, version, paths)
-        admitted, released = _admit(site, version)
+        version, added = delta.added_since(site, "transfer", -1 if place is None else place)
+        verdicts, files = _take_in(site, version, added) if added else (Counter(), 0)
+        admitted, released = _admit(site)
     return Ingested(
         verdicts["accepted"], verdicts["present"], verdicts["parked"], verdicts["rejected"], admitted, files + released
     )
+
+
+def _take_in(site: Site, version: int, added: Sequence[str]) -> tuple[Counter[str], int]:
+    """Register the datasets of verified files; returns their verdicts, and how many files came to rest."""
+    if not all(Path(path).exists() for path in added):  # merged by compact, then swept: look at the whole log instead
+        added = delta.files(site, "transfer")
+    with delta.connect() as con:
+        con.execute(f"CREATE TEMP VIEW transfer AS {delta.scan('transfer', added)}")
+        con.execute(f"CREATE TEMP VIEW manifest AS {delta.select(site, 'manifest')}")
+        verified = con.sql(statement("verified_records")).to_arrow_table()
+        if not verified.num_rows:
+            return Counter(), 0
+        con.register("verified", verified)
+        given = con.sql("SELECT DISTINCT dataset_id, path, record FROM verified ORDER BY ALL").to_arrow_table()
+        point("ingester:read")
+        judged = registry.ingest(site, registry.from_records(given["record"]), (APPLICATION, version))
+        point("ingester:registered")
+        con.register("judged", pa.table({"path": given["path"], **{c: judged[c] for c in judged.column_names}}))
+        states = con.sql(statement("file_states")).to_arrow_table().to_pylist()
+    _drop_unclaimed(site, sorted({row["path"] for row in states if row["unclaimed"]}))
+    point("ingester:dropped")
+    events = [Event(**{key: value for key, value in row.items() if key != "unclaimed"}) for row in states]
+    transfer_log.write(site, events, (APPLICATION, version))
+    point("ingester:logged")
+    return Counter(judged["verdict"].to_pylist()), len({row["path"] for row in states if row["state"] == "ingested"})
+
+
+def _drop_unclaimed(site: Site, paths: Sequence[str]) -> None:
+    """Remove files that came for nothing: their datasets are registered here in other files, or were refused."""
+    if paths:
+        with connect(site.lake, [site.name]) as con:
+            claimed = con.table(statement("claimed_paths"), {"paths": list(paths)})
+        for path in sorted(set(paths).difference(claimed["path"].to_pylist())):
+            site.path(path).unlink(missing_ok=True)
+
+
+def _admit(site: Site) -> tuple[int, int]:
+    """Admit parked datasets whose dimension records are here by now; how many, and how many files that completed."""
+    if not site.table_path("parked").exists():
+        return 0, 0
+    verdicts = registry.admit_parked(site)["verdict"].to_pylist()
+    point("ingester:admitted")
+    with connect(site.lake, [site.name]) as con:
+        released = con.table(statement("admitted_files")).to_pylist()
+    reason = "its dimension records arrived"
+    transfer_log.write(site, [Event(**row, state="ingested", reason=reason) for row in released])
+    return sum(verdict in ("accepted", "present") for verdict in verdicts), len({row["path"] for row in released})

@@ -47,7 +47,9 @@ def connect(root: str | Path | Lake, sites: Sequence[str] | None = None, home: s
     return Connection(lake, [lake.site(name) for name in sites] if sites else list(lake.sites.values()), home)
 
 
-def query(root: str | Path | Lake, sql: str, parameters: Parameters = None, sites: Sequence[str] | None = None) -> pa.Table:
+def query(
+    root: str | Path | Lake, sql: str, parameters: Parameters = None, sites: Sequence[str] | None = None
+) -> pa.Table:
     """The answer to one statement as an Arrow table; raises QueryError and LakeError."""
     with connect(root, sites) as connection:
         return connection.table(sql, parameters)
@@ -120,6 +122,8 @@ class Connection:
             close = difflib.get_close_matches(unknown[1].lower(), self.names(), 3)
             hint = f"; did you mean {' or '.join(close)}?" if close else "; SHOW TABLES lists what there is"
             message = f"there is no table {unknown[1]}{hint}"
+        if "disabled by configuration" in message:
+            message = f"only the lake's own files can be read ({message})"
         return QueryError(message)
 
     def _open(self, named: set[tuple[str, str]] | None) -> None:
@@ -175,19 +179,20 @@ class Connection:
             lead = ""
             if site and "site" not in schemas.table(table).arrow.names:
                 lead, added = f"{_literal(site)} AS site, ", True
-            inputs.append(f"{identifier(table)} AS (SELECT {lead}* FROM {identifier(site or 'main')}.{identifier(table)})")
+            source = f"{identifier(site or 'main')}.{identifier(table)}"
+            inputs.append(f"{identifier(table)} AS (SELECT {lead}* FROM {source})")
         columns = "* EXCLUDE (site)" if added else "*"
         return f"WITH {', '.join(inputs)} SELECT {columns} FROM ({_views()[name]})"
 
 
 def _names(con: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[str, str]] | None:
-    """The (schema, table) names in one reading statement, None if it may look at any; QueryError if it does not read."""
+    """The (schema, table) names in a reading statement; None if it may look at any. QueryError if it does not read."""
     try:
         statements = con.extract_statements(sql)
     except duckdb.Error as error:
         raise QueryError(" ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())) from None
     if len(statements) != 1:
-        raise QueryError(f"one statement at a time, here are {len(statements)}")
+        raise QueryError(f"one statement at a time, here are {len(statements) or 'none'}")
     kind = statements[0].type.name
     if kind == "EXPLAIN":
         inner = re.match(r"\s*explain\s+(?:analyze\b|\([^)]*\))?", sql, re.IGNORECASE)
@@ -201,7 +206,9 @@ def _names(con: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[str, str]] | N
     elif kind == "SELECT":
         tree = json.loads(con.execute("SELECT json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0])
         nodes = list(_nodes(tree))
-        return None if any(_looks_around(node) for node in nodes) else {_table_name(n) for n in nodes if _table_name(n)[1]}
+        if any(_looks_around(node) for node in nodes):
+            return None
+        return {name for name in map(_table_name, nodes) if name[1]}
     raise QueryError(f"SQL here only reads (SELECT, WITH, FROM, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN), this is {kind}")
 
 
@@ -226,12 +233,12 @@ def _looks_around(node: dict[str, Any]) -> bool:
     if node.get("type") == "SHOW_REF":
         return str(node.get("show_type")).startswith("SHOW_")
     if node.get("type") == "BASE_TABLE":
-        return node.get("schema_name") in ("information_schema", "pg_catalog") or str(node["table_name"]).startswith(
-            ("duckdb_", "sqlite_", "pg_")
-        )
+        schema, name = str(node.get("schema_name")), str(node["table_name"])
+        return schema in ("information_schema", "pg_catalog") or name.startswith(("duckdb_", "sqlite_", "pg_"))
     if node.get("type") == "TABLE_FUNCTION":
         name = str(node["function"].get("function_name"))
-        return name in ("query", "query_table", "json_execute_serialized_sql") or name.startswith(("duckdb_", "pragma_"))
+        named_by_text = ("query", "query_table", "json_execute_serialized_sql")
+        return name in named_by_text or name.startswith(("duckdb_", "pragma_"))
     return False
 
 

@@ -1,13 +1,13 @@
 """What exists at a site: a dataset exists if and only if its row is here.
 
-Every incoming row gets a verdict, by one SQL join over the whole batch: ``accepted``, ``present`` (same id, same checksum),
-``parked`` (a dimension record is not known here yet: it waits and is admitted when the record arrives) or ``rejected``. One bad
-row never stops the others, and every parked or rejected row stays in the table ``parked`` until it is resolved.
+Every incoming row gets a verdict, by one SQL join over the whole batch: ``accepted``, ``present`` (same id, same
+checksum), ``parked`` (a dimension record is not known here yet: it waits and is admitted when the record arrives) or
+``rejected``. One bad row never stops the others, and every parked or rejected row stays in the table ``parked`` until
+it is resolved.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +19,17 @@ import pyarrow.compute as pc
 
 import schemas
 from lake import datastore, delta, fault, slices
+from lake.collection import certify, register_collections
+from lake.identity import NAMESPACE, RegistryError, install_names, padded, uuid5, with_ids
 from lake.site import LakeError, Site
 from lake.sql import statement
 
-#: The namespace of the project's UUIDv5s.
-NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "multisite-drp")
+__all__ = [
+    "NAMESPACE", "DatasetType", "Judgement", "RegistryError", "admit_parked", "catalogue_files", "certify",
+    "dataset_types", "datasets", "from_records", "ingest", "judge", "parked", "record", "register_collections",
+    "register_dataset_types", "to_records", "utc_now", "uuid5", "with_ids",
+]  # fmt: skip
+
 STORAGE = ("fits", "json", "table")
 CHECKED = ("instrument", "exposure", "visit", "detector", "physical_filter", "skymap", "tract", "patch")
 #: Rows are stored in this order: look-ups by visit or tract then read little.
@@ -31,62 +37,9 @@ CLUSTER = "dataset_type, visit, tract, detector, patch, dataset_id"
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
 
 
-class RegistryError(LakeError):
-    """The registry cannot do what was asked; the message names the thing and the remedy."""
-
-
-# -- identity ----------------------------------------------------------------------------------------------------------
-
-
-def install_uuid5(con: duckdb.DuckDBPyConnection) -> None:
-    """Make the SQL macro uuid5(text) on a connection; equal to Python's uuid.uuid5(NAMESPACE, text)."""
-    blob = "'" + "".join(f"\\x{byte:02X}" for byte in NAMESPACE.bytes) + "'::BLOB"
-    con.execute(statement("uuid5").replace("$namespace", blob))
-
-
-def uuid5(names: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
-    """UUIDv5 of each text, in the project's namespace."""
-    with delta.connect() as con:
-        install_uuid5(con)
-        con.register("given", pa.table({"name": names, "ordinal": pa.array(range(len(names)), pa.int64())}))
-        return con.sql("SELECT uuid5(name) AS id FROM given ORDER BY ordinal").to_arrow_table()["id"]
-
-
-def with_ids(
-    con: duckdb.DuckDBPyConnection | None, table: pa.Table, dimensions_by_type: Mapping[str, Sequence[str]]
-) -> pa.Table:
-    """``table`` with ``dataset_id`` filled in (put first if it is not there), rows in the same order.
-
-    The id is the UUIDv5 of ``dataset_type|run|key=value|...`` over the type's required dimensions in the order of
-    schemas.DATA_ID. ``table`` has dataset_type, run and the data ID columns that are needed (absent ones count as null).
-    RegistryError names a dataset type that ``dimensions_by_type`` does not have.
-    """
-    with con.cursor() if con is not None else delta.connect() as cursor:
-        _install_names(cursor, _padded(table), dimensions_by_type)
-        names = cursor.sql("SELECT uuid5(name) AS id FROM dataset_names ORDER BY ordinal").to_arrow_table()["id"]
-    if len(names) != table.num_rows:
-        unknown = set(table["dataset_type"].unique().to_pylist()).difference(dimensions_by_type)
-        raise RegistryError(f"dataset type {', '.join(sorted(unknown))} is not declared; known: {', '.join(dimensions_by_type)}")
-    if "dataset_id" in table.column_names:
-        return table.set_column(table.column_names.index("dataset_id"), "dataset_id", names)
-    return table.add_column(0, "dataset_id", names)
-
-
-def _padded(table: pa.Table) -> pa.Table:
-    """The table with an ordinal, and with every data ID column."""
-    dataset = schemas.table("dataset").arrow
-    for column in schemas.DATA_ID:
-        if column not in table.column_names:
-            table = table.append_column(column, pa.nulls(table.num_rows, dataset.field(column).type))
-    return table.append_column("ordinal", pa.array(range(table.num_rows), pa.int64()))
-
-
-def _install_names(con: duckdb.DuckDBPyConnection, given: pa.Table, types: Mapping[str, Sequence[str]]) -> None:
-    install_uuid5(con)
-    con.register("given", given)
-    listed = pa.array([list(d) for d in types.values()], pa.list_(pa.string()))
-    con.register("types", pa.table({"dataset_type": pa.array(list(types), pa.string()), "dimensions": listed}))
-    con.execute(statement("dataset_names"))
+def utc_now() -> datetime:
+    """The time that rows and events carry."""
+    return datetime.now(UTC)
 
 
 # -- dataset types -----------------------------------------------------------------------------------------------------
@@ -94,7 +47,7 @@ def _install_names(con: duckdb.DuckDBPyConnection, given: pa.Table, types: Mappi
 
 @dataclass(frozen=True)
 class DatasetType:
-    """``dimensions`` are the required ones, ``storage`` is fits, json or table (a slice of the catalogue of that name)."""
+    """``dimensions`` are the required ones; ``storage`` is fits, json or table (a slice of that catalogue)."""
 
     name: str
     dimensions: tuple[str, ...]
@@ -104,7 +57,8 @@ class DatasetType:
 def register_dataset_types(site: Site, types: Mapping[str, tuple[Sequence[str], str]]) -> int:
     """Make dataset types known: name -> (required dimensions, storage); returns how many were new.
 
-    RegistryError when a type is known with another definition, or a dimension or storage does not exist; nothing is added then.
+    RegistryError when a type is known with another definition, or a dimension or storage does not exist; nothing is
+    added then.
     """
     new = []
     with site.lock("dimensions"):
@@ -112,7 +66,9 @@ def register_dataset_types(site: Site, types: Mapping[str, tuple[Sequence[str], 
         for name, (dimensions, storage) in types.items():
             wrong = [d for d in dimensions if d not in schemas.DATA_ID]
             if wrong or storage not in STORAGE:
-                raise RegistryError(f"dataset type {name}: {wrong[0] if wrong else storage!r} is not a dimension or storage")
+                raise RegistryError(
+                    f"dataset type {name}: {wrong[0] if wrong else storage!r} is not a dimension or storage"
+                )
             given = DatasetType(name, tuple(c for c in schemas.DATA_ID if c in dimensions), storage)
             if name not in known:
                 new.append({"dataset_type": name, "dimensions": ",".join(given.dimensions), "storage": storage})
@@ -130,7 +86,10 @@ def dataset_types(site: Site) -> dict[str, DatasetType]:
     """The dataset types known at a site, by name."""
     with delta.connect() as con:
         rows = delta.relation(con, site, "dataset_type").order("dataset_type").fetchall()
-    return {name: DatasetType(name, tuple(d for d in dimensions.split(",") if d), storage) for name, dimensions, storage in rows}
+    return {
+        name: DatasetType(name, tuple(d for d in dimensions.split(",") if d), storage)
+        for name, dimensions, storage in rows
+    }
 
 
 # -- ingest ------------------------------------------------------------------------------------------------------------
@@ -140,7 +99,8 @@ def dataset_types(site: Site) -> dict[str, DatasetType]:
 class Judgement:
     """A judged batch: the rows to be registered, the files to be added to catalogue tables, the events for ``parked``.
 
-    ``judged`` holds the given rows in their order with ``verdict``, ``reason`` and ``known_path`` (of the registered one).
+    ``judged`` holds the given rows in their order with ``verdict``, ``reason`` and ``known_path`` (of the registered
+    one).
     """
 
     judged: pa.Table
@@ -156,10 +116,11 @@ class Judgement:
 def ingest(site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, verify: bool = True) -> pa.Table:
     """Register datasets whose files are in place; returns (dataset_id, verdict, reason) in the order of the rows.
 
-    ``datasets`` has the columns of ``dataset``; registered_at is set here (and may be absent). Rows whose file is missing or has
-    another size are rejected (``verify`` False: not looked at). Files of slices join their catalogue table before their rows are
-    registered. With ``txn``, a repetition after a crash at any moment does exactly what is missing; once ``txn`` is the
-    transaction version of the table ``dataset``, everything of this batch, parked rows too, is durable.
+    ``datasets`` has the columns of ``dataset``; registered_at is set here (and may be absent). Rows whose file is
+    missing or has another size are rejected (``verify`` False: not looked at). Files of slices join their catalogue
+    table before their rows are registered. With ``txn``, a repetition after a crash at any moment does exactly what is
+    missing; once ``txn`` is the transaction version of the table ``dataset``, everything of this batch, parked rows
+    too, is durable.
     """
     with site.lock():
         judgement = judge(site, datasets, verify)
@@ -172,8 +133,8 @@ def ingest(site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, v
 def record(site: Site, judgement: Judgement, txn: tuple[str, int] | None = None) -> None:
     """Append judged rows, for a caller who holds the site's lock.
 
-    What waits is noted first, so that the transaction of ``dataset`` covers it; what was admitted last, so that nothing counts as
-    admitted that is not registered (left out by a death in between, it is noted by the next admit_parked()).
+    What waits is noted first, so that the transaction of ``dataset`` covers it; what was admitted last, so that nothing
+    counts as admitted that is not registered (left out by a death in between, it is noted by the next admit_parked()).
     """
     if judgement.waiting.num_rows:
         delta.append(site, "parked", judgement.waiting, txn)
@@ -203,9 +164,12 @@ def catalogue_files(site: Site, datasets: pa.Table) -> dict[str, list[delta.AddF
     return dict(sorted(found.items()))
 
 
-def judge(site: Site, datasets: pa.Table, verify: bool = True) -> Judgement:
-    """Verdicts on a batch against the site's files, dimension records and registered datasets; changes nothing."""
-    now = datetime.now(UTC)
+def judge(site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping[str, str] | None = None) -> Judgement:
+    """Verdicts on a batch against the site's files, dimension records and registered datasets; changes nothing.
+
+    ``problems`` are files (by path) that the caller knows to be unusable.
+    """
+    now = utc_now()
     if "registered_at" in datasets.column_names:
         datasets = datasets.drop_columns(["registered_at"])
     stamp = pa.array([now] * datasets.num_rows, pa.timestamp("us", "UTC"))
@@ -214,8 +178,12 @@ def judge(site: Site, datasets: pa.Table, verify: bool = True) -> Judgement:
     with delta.connect() as con:
         con.execute("SET VARIABLE site = $site", {"site": site.name})
         con.execute("SET VARIABLE now = $now::TIMESTAMPTZ", {"now": now})
-        _install_names(con, _padded(datasets), types)
-        con.register("storage", _storage(site, datasets, verify))
+        install_names(con, padded(datasets), types)
+        known = {**(problems or {}), **(_problems(site, datasets) if verify else {})}
+        con.register(
+            "storage",
+            pa.table({"path": pa.array(known, pa.string()), "problem": pa.array(known.values(), pa.string())}),
+        )
         for table in CHECKED:
             used = datasets[table].null_count < datasets.num_rows
             con.execute(f"CREATE TEMP VIEW {table} AS {delta.select(site, table) if used else delta.scan(table, [])}")
@@ -230,7 +198,9 @@ def judge(site: Site, datasets: pa.Table, verify: bool = True) -> Judgement:
         columns = ", ".join(schemas.table("dataset").arrow.names)
         return Judgement(
             judged=con.sql("SELECT * EXCLUDE (ordinal) FROM judged ORDER BY ordinal").to_arrow_table(),
-            accepted=_rows(con, "dataset", f"SELECT {columns} FROM judged WHERE verdict = 'accepted' ORDER BY {CLUSTER}"),
+            accepted=_rows(
+                con, "dataset", f"SELECT {columns} FROM judged WHERE verdict = 'accepted' ORDER BY {CLUSTER}"
+            ),
             waiting=_rows(con, "parked", "FROM parked_events WHERE state <> 'admitted'"),
             admitted=_rows(con, "parked", "FROM parked_events WHERE state = 'admitted'"),
         )
@@ -240,21 +210,20 @@ def _rows(con: duckdb.DuckDBPyConnection, table: str, query: str) -> pa.Table:
     return schemas.conform(table, con.sql(query).to_arrow_table())
 
 
-def _storage(site: Site, datasets: pa.Table, verify: bool) -> pa.Table:
-    """What is wrong with the files of a batch: (path, problem), only those that have one."""
-    problems: dict[str, str] = {}
-    if verify:
-        files = datasets.select(["path", "file_bytes"]).group_by(["path", "file_bytes"]).aggregate([])
-        for path, size in zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True):
-            try:
-                problem = datastore.check(site, path, size)
-                if problem is None and slices.is_slice(path):
-                    slices.contents(site, path)
-            except LakeError as error:
-                problem = str(error)
-            if problem is not None:
-                problems[path] = problem
-    return pa.table({"path": pa.array(problems, pa.string()), "problem": pa.array(problems.values(), pa.string())})
+def _problems(site: Site, datasets: pa.Table) -> dict[str, str]:
+    """What is wrong with the files of a batch, by path."""
+    found: dict[str, str] = {}
+    files = datasets.select(["path", "file_bytes"]).group_by(["path", "file_bytes"]).aggregate([])
+    for path, size in zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True):
+        try:
+            problem = datastore.check(site, path, size)
+            if problem is None and slices.is_slice(path):
+                slices.contents(site, path)
+        except LakeError as error:
+            problem = str(error)
+        if problem is not None:
+            found[path] = problem
+    return found
 
 
 def _prune(datasets: pa.Table) -> str:
@@ -269,7 +238,7 @@ def _prune(datasets: pa.Table) -> str:
 
 
 def parked(site: Site, state: str = "parked") -> pa.Table:
-    """What waits here (or, with ``state``, what was rejected): the latest event of each, not yet admitted or resolved."""
+    """What waits here (or, with ``state``, what was rejected): the latest event of each that is in that state."""
     with delta.connect() as con:
         delta.relation(con, site, "parked").create_view("parked")
         con.execute(statement("parked_now"))
@@ -296,7 +265,9 @@ def to_records(datasets: pa.Table) -> pa.ChunkedArray:
     columns = ", ".join(f"'{name}': \"{name}\"" for name in schemas.table("dataset").arrow.names)
     with delta.connect() as con:
         con.register("given", datasets.append_column("ordinal", pa.array(range(datasets.num_rows), pa.int64())))
-        return con.sql(f"SELECT to_json({{{columns}}})::VARCHAR AS record FROM given ORDER BY ordinal").to_arrow_table()["record"]
+        return con.sql(
+            f"SELECT to_json({{{columns}}})::VARCHAR AS record FROM given ORDER BY ordinal"
+        ).to_arrow_table()["record"]
 
 
 # -- queries -----------------------------------------------------------------------------------------------------------
@@ -309,7 +280,7 @@ def datasets(
     params: Mapping[str, Any] | None = None,
     types: Iterable[str] | None = None,
 ) -> duckdb.DuckDBPyRelation:
-    """Registered datasets that meet a SQL condition over the columns of ``dataset``; ``types`` prunes by dataset type."""
+    """Registered datasets that meet a SQL condition over the columns of ``dataset``; ``types`` prunes by their type."""
     listed = None if types is None else ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(types))
     chosen = "true" if types is None else f"dataset_type IN ({listed})" if listed else "false"
     source = delta.select(site, "dataset", None if types is None or not listed else chosen)

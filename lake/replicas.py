@@ -38,7 +38,7 @@ class Refetched:
 
 
 def elsewhere(lake: Lake, site: Site, files: Sequence[File]) -> dict[str, list[tuple[str, str]]]:
-    """For each file's path, the (site, path) of replicas that other sites' registries hold: same dataset, same content."""
+    """By each file's path, the (site, path) of replicas registered at other sites: same dataset, same content."""
     found: dict[str, list[tuple[str, str]]] = {}
     if not files or len(lake.sites) < 2:
         return found
@@ -83,8 +83,8 @@ def refetch(lake: Lake, site: Site | str, paths: Iterable[str]) -> Refetched:
                 events = []
                 for each in deliveries:
                     event = Event(
-                        rule_of(site), each.order.path, each.order.source, site.name, "failed", attempt, each.order.bytes,
-                        each.seconds, each.error, each.at,
+                        rule_of(site), each.order.path, each.order.source, site.name, "failed", attempt,
+                        each.order.bytes, each.seconds, each.error, each.at,
                     )  # fmt: skip
                     if each.error is not None:
                         result.failed[event.path] = each.error

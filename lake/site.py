@@ -1,7 +1,8 @@
 """A lake and its sites: where they are, which one is central, and how a path below a site is formed.
 
 ``<root>/lake.yaml`` names the sites; each has its tables and files below ``<root>/<site>``. The path of a thing below
-the site's root is the same at every site. All paths of the lake are made here, so that another kind of root needs no other change.
+the site's root is the same at every site. All paths of the lake are made here, so that another kind of root needs no
+other change.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ CONFIG = "lake.yaml"
 #: Seconds to wait for a site's lock: commits take well under one.
 LOCK_TIMEOUT = 300.0
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+#: Characters that DuckDB (globs, partition values) or Delta (encoded paths) would read as something else.
+_UNUSABLE = frozenset("=%*?[]'")
 #: Site names are schema names of the query room; these are taken there.
 _RESERVED = {"main", "temp", "system", "memory", "information_schema", "pg_catalog"}
 
@@ -35,7 +38,7 @@ class LakeError(ValueError):
 
 @dataclass(frozen=True)
 class Site:
-    """One site's lake: ``cores``, ``memory_gb`` and ``storage_tb`` are what the campaign may use there (None: no limit)."""
+    """One site's lake: ``cores``, ``memory_gb``, ``storage_tb`` are what a campaign may use there (None: no limit)."""
 
     name: str
     root: Path
@@ -74,9 +77,13 @@ class Site:
         Not re-entrant. LakeError when it is held by another for longer than ``timeout`` seconds.
         """
         path = self.path(f".lock/{name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + timeout
-        with path.open("a+b") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+        except OSError as error:
+            raise LakeError(f"site {self.name}: {path} cannot be locked: {one_line(error)}") from None
+        with file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,13 +112,13 @@ class Lake:
 
     @classmethod
     def create(cls, root: str | Path, sites: Mapping[str, Mapping[str, Any] | None]) -> Lake:
-        """Make a new lake; ``sites`` maps a name to {central, cores, memory_gb, storage_tb}, exactly one of them central.
+        """Make a new lake; ``sites`` maps a name to {central, cores, memory_gb, storage_tb}; one of them is central.
 
         Nothing is left behind when it is refused (LakeError): lake.yaml is written last.
         """
         root = Path(root).absolute()
-        if "=" in str(root) or any(c in str(root) for c in "*?[]'"):
-            raise LakeError(f"{root}: the path of a lake may not hold any of = * ? [ ] ' (choose another)")
+        if found := sorted(_UNUSABLE.intersection(str(root))):
+            raise LakeError(f"{root}: the path of a lake may not hold {' '.join(found)} (choose another directory)")
         if (root / CONFIG).exists():
             raise LakeError(f"{root} is already a lake; open it, or choose another directory")
         lake = cls(root, _parse(root, sites))
@@ -123,7 +130,7 @@ class Lake:
             text = yaml.safe_dump({"sites": {n: dict(o or {}) for n, o in sites.items()}}, sort_keys=False)
             write_durable(root / CONFIG, text.encode())
         except OSError as error:
-            raise LakeError(f"cannot create a lake in {root}: {error.strerror}; choose a writable directory") from None
+            raise LakeError(f"cannot create a lake in {root}: {one_line(error)}; choose a writable directory") from None
         return lake
 
     @classmethod
@@ -167,7 +174,9 @@ def _parse(root: Path, sites: Mapping[str, Mapping[str, Any] | None]) -> dict[st
     folded: set[str] = set()
     for name, options in sites.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in _RESERVED:
-            raise LakeError(f"site {name!r}: a site's name is 1 to 32 letters, digits, - or _, and starts with a letter")
+            raise LakeError(
+                f"site {name!r}: a site's name is 1 to 32 letters, digits, - or _, and starts with a letter"
+            )
         if name.lower() in folded:
             raise LakeError(f"site {name!r}: another site differs from it in case only; rename one")
         folded.add(name.lower())
@@ -190,10 +199,19 @@ def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise LakeError(f"site {name!r}: unknown key {key!r}; known: {', '.join(_OPTIONS)}")
         wanted = _OPTIONS[key]
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):  # type: ignore[arg-type]
-            raise LakeError(f"site {name!r}: {key}: {value!r} is not a {'true/false' if key == 'central' else 'number'}")
+            raise LakeError(
+                f"site {name!r}: {key}: {value!r} is not a {'true/false' if key == 'central' else 'number'}"
+            )
         if key != "central" and not value > 0:
             raise LakeError(f"site {name!r}: {key}: {value!r} must be positive")
     return dict(options)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line, without the number of an OSError."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return " ".join(str(error).split())[:300]
 
 
 def fsync_dir(directory: Path) -> None:
@@ -222,8 +240,8 @@ def write_durable(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -1,7 +1,7 @@
 """Slices of catalogue tables as datasets: one parquet file per partition value, one row group per dataset.
 
-A file's name comes from the ids of its datasets and its bytes from their rows, so that a job that runs again writes the same file.
-The footer says which datasets a file holds; files become part of the table only when they are published.
+A file's name comes from the ids of its datasets and its bytes from their rows, so that a job that runs again writes the
+same file. The footer says which datasets a file holds; files become part of the table only when they are published.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
-from lake import datastore, delta
-from lake.delta import AddFile
+from lake import datastore
+from lake.parquet import AddFile, partition_of, partition_value, statistics
 from lake.site import LakeError, Site, table_dir
 
 PREFIX = "tables/catalogues/"
@@ -48,9 +48,10 @@ def write_slices(
 ) -> list[SliceRecord]:
     """Write slices as few files, durable, not yet part of the table; records come in the order of ``slices``.
 
-    Each slice is (dataset_id, keys, rows): ``keys`` hold the partition values (``site`` may be left out) and may hold more of the
-    data ID; rows have the declared columns (those in ``keys`` may be left out). SliceError when a row contradicts the keys, or two
-    rows have the same primary key. Rows are stored in order of the primary key. A slice without rows is a dataset too.
+    Each slice is (dataset_id, keys, rows): ``keys`` hold the partition values (``site`` may be left out) and may hold
+    more of the data ID; rows have the declared columns (those in ``keys`` may be left out). SliceError when a row
+    contradicts the keys, or two rows have the same primary key. Rows are stored in order of the primary key. A slice
+    without rows is a dataset too.
     """
     files: dict[tuple[str, ...], list[tuple[tuple[Any, ...], str, pa.Table]]] = {}
     order = []
@@ -59,9 +60,11 @@ def write_slices(
         order.append(dataset_id)
         payload = _payload(table, dataset_id, keys, rows)
         try:
-            partition = tuple(delta.partition_value(table, c, keys[c]) for c in schemas.table(table).partition_by)
+            partition = tuple(partition_value(table, c, keys[c]) for c in schemas.table(table).partition_by)
         except KeyError as error:
-            raise SliceError(f"table {table}, dataset {dataset_id}: no value for the partition column {error}") from None
+            raise SliceError(
+                f"table {table}, dataset {dataset_id}: no value for the partition column {error}"
+            ) from None
         files.setdefault(partition, []).append((_position(table, payload), dataset_id, payload))
     written: dict[str, SliceRecord] = {}
     for partition, parts in sorted(files.items()):
@@ -85,7 +88,9 @@ def _payload(table: str, dataset_id: str, keys: Mapping[str, Any], rows: pa.Tabl
         elif rows.num_rows and not pc.all(pc.equal(rows[column], pa.scalar(value, kind)), skip_nulls=False).as_py():
             raise SliceError(f"table {table}, dataset {dataset_id}: there are rows whose {column} is not {value}")
     whole = schemas.conform(table, rows) if "site" in rows.column_names else rows
-    payload = schemas.conform(table, whole.select([c for c in schema.payload.names if c in whole.column_names]), payload=True)
+    payload = schemas.conform(
+        table, whole.select([c for c in schema.payload.names if c in whole.column_names]), payload=True
+    )
     order = [c for c in schema.primary_key if c in payload.column_names] or payload.column_names[:1]
     payload = payload.replace_schema_metadata(None).sort_by([(c, "ascending") for c in order])
     if payload.num_rows > 1 and payload.group_by(order).aggregate([]).num_rows != payload.num_rows:
@@ -100,7 +105,9 @@ def _position(table: str, payload: pa.Table) -> tuple[Any, ...]:
     return tuple((first[0][c] is not None, first[0][c]) for c in columns) if first else ()
 
 
-def _write(site: Site, table: str, partition: Sequence[str], parts: Sequence[tuple[str, pa.Table]]) -> list[SliceRecord]:
+def _write(
+    site: Site, table: str, partition: Sequence[str], parts: Sequence[tuple[str, pa.Table]]
+) -> list[SliceRecord]:
     schema = schemas.table(table)
     name = hashlib.sha256(",".join(sorted(i for i, _ in parts)).encode()).hexdigest()[:20]
     folder = "/".join(f"{c}={v}" for c, v in zip(schema.partition_by, partition, strict=True))
@@ -110,7 +117,11 @@ def _write(site: Site, table: str, partition: Sequence[str], parts: Sequence[tup
     def write(path: Path) -> None:
         metadata.clear()
         with pq.ParquetWriter(
-            path, schema.payload.remove_metadata(), compression="zstd", write_page_checksum=True, metadata_collector=metadata
+            path,
+            schema.payload.remove_metadata(),
+            compression="zstd",
+            write_page_checksum=True,
+            metadata_collector=metadata,
         ) as writer:
             for _, rows in parts:
                 if rows.num_rows:
@@ -134,7 +145,7 @@ def _compressed(group: pq.RowGroupMetaData) -> int:
 
 
 def checksum(rows: pa.Table) -> str:
-    """sha256 of rows in canonical form: per column its name and type, which values are null, and the values (nulls as zero).
+    """sha256 of rows in canonical form: per column its name, type, which values are null, and values (null as zero).
 
     It depends on the values alone: not on chunks, on what lies under a null, or on the version of a file format.
     """
@@ -176,9 +187,12 @@ def add_file(site: Site, path: str) -> AddFile:
     absolute, table = site.path(path), table_of(path)
     metadata = _footer(absolute)
     relative = PurePosixPath(path).relative_to(table_dir(table))
-    partition = dict(part.split("=", 1) for part in relative.parts[:-1])
     return AddFile(
-        str(relative), partition, absolute.stat().st_size, metadata.num_rows, delta.statistics(table, metadata)
+        str(relative),
+        partition_of(str(relative)),
+        absolute.stat().st_size,
+        metadata.num_rows,
+        statistics(table, metadata),
     )
 
 

@@ -10,12 +10,15 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from lake.datastore import TEMPORARY
+from lake.fault import point
 from lake.site import fsync_dir
 
 CHUNK = 1 << 20
@@ -23,6 +26,8 @@ CHUNK = 1 << 20
 WORKERS = 4
 #: Copies handed to the pool before the first must be done: bounds memory, not speed.
 WINDOW = 256
+#: Seconds between reports, at most.
+FLUSH = 30.0
 
 
 class ReplicaError(Exception):
@@ -68,7 +73,7 @@ def copy_file(order: Order) -> bool:
     """
     if _has(order.target, order):
         return False
-    temporary = order.target.with_name(f".tmp-{order.target.name}")
+    temporary = order.target.with_name(TEMPORARY + order.target.name)  # one name: a killed copy leaves no litter
     try:
         source = order.replica.open("rb", buffering=0)
     except FileNotFoundError:
@@ -83,25 +88,29 @@ def copy_file(order: Order) -> bool:
             order.target.parent.mkdir(parents=True, exist_ok=True)
             checksum = _stream(source, temporary, order)
             if checksum != order.checksum:
-                temporary.unlink()
                 raise ReplicaError(f"damaged at {order.source}: sha256 {checksum}, registered {order.checksum}")
+            point("transfer:copied")
             temporary.rename(order.target)
+            point("transfer:renamed")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise DestinationError(f"cannot be written: {error.strerror}") from None
+        finally:
+            with suppress(OSError):  # gone, if all went well; what prevented the writing may prevent this too
+                temporary.unlink()
     return True
 
 
 def deliver(orders: Iterable[Order], workers: int = WORKERS) -> Iterator[list[Delivery]]:
-    """Carry out orders with a few threads; yields what was finished since the last time, at least once a second.
+    """Carry out orders with a few threads; yields what was finished since the last time.
 
-    Each Delivery is durable when it is yielded. An order's failure is its Delivery's error, never an exception.
+    The first time after a second, then ever less often, down to once in FLUSH seconds: each time costs its receiver
+    commits. Each Delivery is durable when it is yielded. A failure is the Delivery's error, never an exception.
     """
     queue = iter(orders)
     with ThreadPoolExecutor(workers, thread_name_prefix="copy") as pool:
         running: set[Future[Delivery]] = set()
         finished: list[Delivery] = []
-        flushed = time.monotonic()
+        begun = flushed = time.monotonic()
         try:
             while True:
                 running |= {pool.submit(_attempt, order) for order in islice(queue, WINDOW - len(running))}
@@ -109,7 +118,8 @@ def deliver(orders: Iterable[Order], workers: int = WORKERS) -> Iterator[list[De
                     break
                 done, running = wait(running, timeout=0.05)
                 finished += [future.result() for future in done]
-                if finished and time.monotonic() - flushed > 1.0:
+                now = time.monotonic()
+                if finished and now - flushed > min(FLUSH, max(1.0, 0.1 * (now - begun))):
                     yield _durable(finished)
                     finished, flushed = [], time.monotonic()
         finally:

@@ -184,12 +184,7 @@ class Driver:
         self.progress.phase(phase)
         specs = placement.rules(phase, self.pipeline, self.campaign, self.lake.central.name)
         self._event(phase, self.lake.central.name, "running")
-        rules = [
-            movement.add_rule(
-                self.lake, self.campaign.name, spec.name, spec.dataset_types, spec.predicate, spec.source, spec.destination
-            )
-            for spec in specs
-        ]
+        rules = movement.add_rules(self.lake, specs)
         report = movement.run_rules(
             self.lake, rules, lambda done, total: self.progress.update("movement", phase, done, total)
         )

@@ -46,7 +46,7 @@ def _footprint(con: duckdb.DuckDBPyConnection, campaign: Campaign, tracts: Itera
     con.register("tracts", pa.table({"tract": pa.array(sorted(tracts), pa.int32())}))
     where = {"instrument": campaign.instrument, "skymap": campaign.skymap}
     for name, params in (("footprint", where), ("visits", {"instrument": campaign.instrument})):
-        table = con.execute((SQL / f"{name}.sql").read_text(), params).to_arrow_table()
+        table = con.sql((SQL / f"{name}.sql").read_text(), params=params).to_arrow_table()
         con.register(name, table)
 
 
@@ -84,10 +84,10 @@ def predict(site: Site, pipeline: Pipeline, campaign: Campaign) -> tuple[pa.Tabl
             key = " || '|' || ".join(f"'{c}=' || {c}" for c in task.dimensions)
             group = " || '|' || ".join(f"'{c}=' || {c}" for c in task.cluster) if task.cluster else "'all'"
             order = ", ".join(task.dimensions)
-            table = con.execute(
+            table = con.sql(
                 f"SELECT $campaign AS campaign, $step AS step, $task AS task, $task || '/' || {group} AS job, *, "
                 f"$campaign || '|' || $task || '|' || {key} AS name FROM ({selected}) ORDER BY {order}",
-                {"campaign": campaign.name, "step": task.step, "task": task.label},
+                params={"campaign": campaign.name, "step": task.step, "task": task.label}
             ).to_arrow_table()
             table = table.add_column(0, "quantum_id", registry.uuid5(table["name"])).drop_columns(["name"])
             quanta.append(table)
@@ -113,10 +113,10 @@ def _expected(
         body = f"SELECT q.quantum_id, {_selected(dimensions, 's.')} FROM q JOIN ({source}) s ON {on}"
     else:
         body = f"SELECT q.quantum_id, {_selected(dimensions, 'q.')} FROM q"
-    table = con.execute(
+    table = con.sql(
         f"SELECT $type AS dataset_type, $run AS run, quantum_id, $step AS step, $task AS task, "
         f"{', '.join(schemas.DATA_ID)} FROM ({body})",
-        {"type": output, "run": pipeline.run(campaign.name, output), "step": task.step, "task": task.label},
+        params={"type": output, "run": pipeline.run(campaign.name, output), "step": task.step, "task": task.label}
     ).to_arrow_table()
     return table
 
@@ -145,12 +145,12 @@ def _edges(
     if given.calibration:
         keys = [c for c in kind.dimensions if c in have]
         on = " AND ".join(f"c.{c} IS NOT DISTINCT FROM q.{c}" for c in keys)
-        return con.execute(
+        return con.sql(
             f"SELECT q.quantum_id, {chosen} FROM q JOIN visit v ON v.instrument = q.instrument AND v.visit = q.visit "
             f"JOIN certification c ON c.dataset_type = $type AND c.collection = $run AND {on} "
             f"AND v.mjd_mid >= c.valid_begin AND v.mjd_mid < c.valid_end "
             f"JOIN dataset d ON d.dataset_id = c.dataset_id AND d.dataset_type = $type ORDER BY q.quantum_id, d.dataset_id",
-            params,
+            params=params
         ).to_arrow_table()
     on = [f"d.{c} = q.{c}" for c in have if c in want]
     join = "JOIN dataset d ON d.dataset_type = $type AND d.run = $run"
@@ -167,8 +167,8 @@ def _edges(
         params["skymap"] = campaign.skymap
     condition = f"AND {' AND '.join(on)}" if on else ""
     order = ", ".join(f"d.{c}" for c in kind.dimensions)
-    return con.execute(
-        f"SELECT DISTINCT q.quantum_id, {chosen} FROM q {join} {condition} ORDER BY q.quantum_id, {order}", params
+    return con.sql(
+        f"SELECT DISTINCT q.quantum_id, {chosen} FROM q {join} {condition} ORDER BY q.quantum_id, {order}", params=params
     ).to_arrow_table()
 
 

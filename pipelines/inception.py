@@ -11,7 +11,7 @@ import pyarrow as pa
 import schemas
 from lake import datastore, delta, registry
 from lake.site import Lake, Site
-from pipelines import execute, software
+from pipelines import execute, instrument, registration, software
 from pipelines.campaign import Campaign, CampaignError
 from pipelines.definition import Pipeline
 from pipelines.journal import now
@@ -31,13 +31,14 @@ def fill(lake: Lake, campaign: Campaign, pipeline: Pipeline, progress: Progress)
     """
     for site in lake.sites.values():
         declare(site, campaign, pipeline)
+    registration.put_dimensions(lake.central, registration.instrument_records(instrument.load(campaign.instrument)))
     pin_software(lake, campaign, pipeline)
     if campaign.simulate is not None:
         from pipelines.simulate import simulate
 
         progress.phase("simulate")
         with execute.pool(os.cpu_count() or 2) as executor:
-            simulate(lake, campaign.document, executor, lambda done, total: progress.update("simulate", "exposures", done, total))
+            simulate(lake, campaign, executor, lambda done, total: progress.update("simulate", "exposures", done, total))
     if campaign.raws is not None:
         ingest(lake, campaign)
 

@@ -66,10 +66,10 @@ def latest(lake: Lake, table: str, keys: str, campaign: str) -> list[dict[str, A
     """The latest event per key (comma separated columns) of a campaign table."""
     with delta.connect() as con:
         delta.relation(con, lake.central, table).create_view("events")
-        found = con.execute(
+        found = con.sql(
             f"SELECT * FROM events WHERE campaign = $campaign QUALIFY row_number() OVER "
-            f"(PARTITION BY {keys} ORDER BY at DESC) = 1 ORDER BY {keys}",
-            {"campaign": campaign},
+            f"(PARTITION BY {keys} ORDER BY \"at\" DESC) = 1 ORDER BY {keys}",
+            params={"campaign": campaign}
         ).to_arrow_table()
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows

@@ -55,8 +55,8 @@ def current(lake: Lake, campaign: str) -> dict[str, Any] | None:
     """The latest lease event of a campaign, or None."""
     with delta.connect() as con:
         delta.relation(con, lake.central, "lease").create_view("lease")
-        rows = con.execute(
-            "SELECT * FROM lease WHERE campaign = $c ORDER BY at DESC LIMIT 1", {"c": campaign}
+        rows = con.sql(
+            'SELECT * FROM lease WHERE campaign = $c ORDER BY "at" DESC LIMIT 1', params={"c": campaign}
         ).to_arrow_table()
     found: list[dict[str, Any]] = rows.to_pylist()
     return found[0] if found else None

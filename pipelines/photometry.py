@@ -10,13 +10,17 @@ photons: a weighted sum would make the answer depend on brightness.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+import schemas
 from pipelines.image import MASK, UNUSABLE, Image
+from pipelines.quantum import Quantum
 
 AB_ZERO_POINT = 31.4  # magnitude of 1 nJy
 
@@ -53,15 +57,13 @@ def forced(image: Image, x: ArrayLike, y: ArrayLike, planes: int = UNUSABLE) -> 
     if image.psf is None:
         raise ValueError("an image without a PSF has no PSF fluxes")
     x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
-    stamps, x0, y0 = image.psf.rendered(x, y)
     # Five widths hold all but 1e-5 of sum(P^2); the rest of the stamp would only cost time.
-    centre = image.psf.size // 2
-    radius = min(centre, int(np.ceil(5 * image.psf.sigma((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2))))
-    core = slice(centre - radius, centre + radius + 1)
-    stamps = stamps[:, core, core]
-    rows = (y0 + centre - radius)[:, None] + np.arange(2 * radius + 1)
-    columns = (x0 + centre - radius)[:, None] + np.arange(2 * radius + 1)
-    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[:, None]
+    half = int(np.ceil(5 * image.psf.sigma((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)))
+    stamps, x0, y0 = image.psf.rendered(x, y, half)
+    rows, columns = (start[:, None] + np.arange(stamps.shape[-1]) for start in (y0, x0))
+    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[
+        :, None
+    ]
     at = (rows.clip(0, image.shape[0] - 1)[:, :, None], columns.clip(0, image.shape[1] - 1)[:, None])
     data, variance, mask = image.image[at], image.variance[at], image.mask[at]
     usable = inside & ((mask & planes) == 0) & np.isfinite(data) & np.isfinite(variance)
@@ -76,24 +78,26 @@ def forced(image: Image, x: ArrayLike, y: ArrayLike, planes: int = UNUSABLE) -> 
     bright = usable & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True)) & (variance > 0)
     residual = (data - flux[:, None, None] * stamps) ** 2 / np.where(bright, variance, 1.0)
     chi2 = (residual * bright).sum(axis=(1, 2)) / np.maximum(bright.sum(axis=(1, 2)) - 1, 1)
-    saturated = (inside & ((mask & MASK["SAT"]) != 0) & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True))).any((1, 2))
+    saturated = (inside & ((mask & MASK["SAT"]) != 0) & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True))).any(
+        (1, 2)
+    )
     flag = ~(coverage >= _GOOD_COVERAGE) | saturated | ~np.isfinite(flux)
     return PsfFluxes(flux, error, coverage, chi2, flag)
 
 
-def nullable(values: NDArray[np.float64]) -> pa.Array:
-    """Arrow doubles with null for NaN."""
-    return pa.array(values, pa.float64(), mask=~np.isfinite(values))
+def forced_rows(
+    name: str,
+    quantum: Quantum,
+    images: tuple[Image, Image | None],
+    ids: tuple[str, NDArray[np.int64]],
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+) -> pa.Table:
+    """Rows of the forced-source table ``name`` for the positions (N,) of named ids that fall on a detector.
 
-
-def forced_columns(
-    visit_image: Image, difference: Image | None, ra: ArrayLike, dec: ArrayLike
-) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
-    """Forced photometry of sky positions (N,) on a visit image and its difference image (None: null fluxes).
-
-    Returns the indices of the positions that fall on the detector, and for those the columns psfFlux, psfFluxErr,
-    psfDiffFlux, psfDiffFluxErr (nJy) and flag_bad as the forced-source tables have them.
+    ``images`` are its visit image and difference image (None where there is none: null fluxes, flag_bad).
     """
+    visit_image, difference = images
     if visit_image.wcs is None:
         raise ValueError("a visit image without a WCS cannot be measured at sky positions")
     x, y = visit_image.wcs.sky_to_pixel(ra, dec)
@@ -103,8 +107,38 @@ def forced_columns(
     direct = forced(visit_image, x, y)
     absent = np.full(len(on), np.nan)
     different = forced(difference, x, y) if difference is not None else PsfFluxes(*[absent] * 4, np.ones(len(on), bool))
-    return on, {
-        "psfFlux": nullable(direct.flux), "psfFluxErr": nullable(direct.error),
-        "psfDiffFlux": nullable(different.flux), "psfDiffFluxErr": nullable(different.error),
-        "flag_bad": pa.array(direct.flag | different.flag),
-    }  # fmt: skip
+    meta = visit_image.meta
+    return rows(
+        name,
+        len(on),
+        {
+            **{key: quantum.data_id[key] for key in ("tract", "skymap", "visit", "instrument")},
+            **{key: meta[key] for key in ("detector", "band", "physical_filter")},
+            "midpointMjdTai": float(meta["mjd_mid"]),
+        },
+        {
+            ids[0]: ids[1][on],
+            "psfFlux": direct.flux, "psfFluxErr": direct.error,
+            "psfDiffFlux": different.flux, "psfDiffFluxErr": different.error,
+            "flag_bad": direct.flag | different.flag,
+        },
+    )  # fmt: skip
+
+
+def rows(
+    name: str, n: int, constant: Mapping[str, Any], columns: Mapping[str, NDArray[Any] | pa.Array | pa.ChunkedArray]
+) -> pa.Table:
+    """``n`` rows of a declared table without ``site``: values that all rows share, and columns (NaN becomes null)."""
+    fields = [field for field in schemas.table(name).arrow if field.name != "site"]
+    arrays = [
+        pa.repeat(pa.scalar(constant[f.name], f.type), n) if f.name in constant
+        else _arrow(columns[f.name], f.type)
+        for f in fields
+    ]  # fmt: skip
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _arrow(values: NDArray[Any] | pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, np.ndarray):
+        return pa.array(values, kind, from_pandas=True)
+    return values.cast(kind)

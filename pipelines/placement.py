@@ -12,8 +12,8 @@ A tract belongs to one site; what a second site made of it (``also``) stays ther
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from lake.movement import RuleSpec
 from pipelines.campaign import Campaign
 from pipelines.definition import Pipeline
 
@@ -30,17 +30,6 @@ PLAN: tuple[tuple[str, str], ...] = (
     ("move", "return"),
     ("central", "step7"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RuleSpec:
-    """A rule to be added: datasets of these types that meet the predicate at the source must be at the destination."""
-
-    name: str
-    dataset_types: tuple[str, ...]
-    predicate: str
-    source: str
-    destination: str
 
 
 def _numbers(values: Iterable[int]) -> str:
@@ -60,9 +49,10 @@ def rules(phase: str, pipeline: Pipeline, campaign: Campaign, central: str) -> l
 
     def add(what: str, types: list[str], predicate: str, source: str, destination: str) -> None:
         if source != destination:
-            runs = ", ".join(f"'{run}'" for run in sorted({pipeline.run(campaign.name, t) for t in types}))
+            runs = sorted({pipeline.run(campaign.name, t) for t in types})
+            mine = " OR ".join(f"run = '{run}' OR starts_with(run, '{run}/')" for run in runs)
             name = f"{phase}/{what}/{source}-{destination}"
-            found.append(RuleSpec(name, tuple(types), f"run IN ({runs}) AND {predicate}", source, destination))
+            found.append(RuleSpec(campaign.name, name, tuple(types), f"({mine}) AND {predicate}", source, destination))
 
     for site, share in campaign.sites.items():
         visits, own = _visits(campaign, share.processed), _numbers(share.tracts)

@@ -56,6 +56,16 @@ class PsfModel:
         half = self.size // 2 if half is None else min(half, self.size // 2)
         return shift(self.centred(x, y), x - column, y - row, half), column - half, row - half
 
+    def rendered_with_slopes(self, x: ArrayLike, y: ArrayLike, half: int) -> tuple[Array, Array, Array]:
+        """As rendered(), and the derivatives of its stamps with respect to x and to y of the star: each (N, n, n)."""
+        x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
+        stamps = self.centred(x, y)
+        half = min(half, self.size // 2)
+        across = [_toeplitz(x - np.floor(x + 0.5), self.size, half, d).transpose(0, 2, 1) for d in (0, 1)]
+        along = [_toeplitz(y - np.floor(y + 0.5), self.size, half, d) for d in (0, 1)]
+        moved = np.matmul(along[0], stamps)
+        return np.matmul(moved, across[0]), np.matmul(moved, across[1]), along[1] @ stamps @ across[0]
+
     def sigma(self, x: float, y: float) -> float:
         """Second-moment width sqrt((Ixx + Iyy) / 2) in pixels, Gaussian-weighted, so that noise in the wings does not count."""
         stamp = self.centred(x, y)[0]
@@ -88,21 +98,21 @@ def shift(stamps: Array, dx: ArrayLike, dy: ArrayLike, half: int | None = None) 
     """
     size = stamps.shape[-1]
     half = size // 2 if half is None else half
-    rows = slice(size // 2 - half, size // 2 + half + 1)
-    along_y, along_x = (_toeplitz(np.asarray(d, float), size)[:, rows] for d in (dy, dx))
+    along_y, along_x = (_toeplitz(np.asarray(d, float), size, half) for d in (dy, dx))
     return np.matmul(np.matmul(along_y, stamps), along_x.transpose(0, 2, 1))
 
 
-def _toeplitz(d: Array, size: int) -> Array:
-    """Interpolation matrices (N, size, size): M[n, i, j] = kernel(i - j - d[n])."""
-    kernel = _kernel(d, size)[:, ::-1]  # element m is kernel(size - 1 - m - d)
-    return np.ascontiguousarray(sliding_window_view(kernel, size, axis=1)[:, ::-1])
+def _toeplitz(d: Array, size: int, half: int, derivative: int = 0) -> Array:
+    """Interpolation matrices (N, 2 half + 1, size): M[n, i, j] = kernel(i - j - d[n]) for the middle rows i."""
+    kernel = _kernel(d, size, derivative)[:, ::-1]  # element m is kernel(size - 1 - m - d)
+    rows = slice(size // 2 - half, size // 2 + half + 1)
+    return np.ascontiguousarray(sliding_window_view(kernel, size, axis=1)[:, ::-1][:, rows])
 
 
-def _kernel(d: Array, size: int) -> Array:
-    """The cardinal quintic spline at m - d for m = -(size-1) .. size-1: (N, 2 size - 1), |d| <= 1."""
+def _kernel(d: Array, size: int, derivative: int) -> Array:
+    """The cardinal quintic spline at m - d for m = -(size-1) .. size-1: (N, 2 size - 1), |d| <= 1; or its d/dd."""
     knots = np.arange(-3, 4)
-    taps = _quintic(knots[None, :] - d[:, None])  # B-spline at the integers around the shift
+    taps = (_quintic_slope if derivative else _quintic)(knots[None, :] - d[:, None])  # B-spline around the shift
     m = np.arange(-(size - 1), size)
     return taps @ _cardinal(size + 3)[(size + 3) + m[None, :] - knots[:, None]]
 
@@ -110,9 +120,15 @@ def _kernel(d: Array, size: int) -> Array:
 def _quintic(t: Array) -> Array:
     """The centred B-spline of degree 5 (support |t| < 3)."""
     t = np.abs(t)
-    return np.asarray(
-        np.maximum(3.0 - t, 0.0) ** 5 - 6.0 * np.maximum(2.0 - t, 0.0) ** 5 + 15.0 * np.maximum(1.0 - t, 0.0) ** 5
-    ) / 120.0  # fmt: skip
+    a, b, c = (np.maximum(k - t, 0.0) for k in (3.0, 2.0, 1.0))
+    return np.asarray((a**5 - 6.0 * b**5 + 15.0 * c**5) / 120.0)
+
+
+def _quintic_slope(t: Array) -> Array:
+    """Minus the derivative of the B-spline: d/dd of quintic(t - d) at d = 0."""
+    u = np.abs(t)
+    a, b, c = (np.maximum(k - u, 0.0) for k in (3.0, 2.0, 1.0))
+    return np.asarray(np.sign(t) * (a**4 - 6.0 * b**4 + 15.0 * c**4) / 24.0)
 
 
 @cache

@@ -25,7 +25,6 @@ import schemas
 from pipelines.image import Image
 
 Payload = Image | bytes | pa.Table
-T = TypeVar("T")
 S = TypeVar("S")
 
 
@@ -69,15 +68,6 @@ class Quantum:
         """A seed for numpy.random.default_rng that depends on the task and the data ID only."""
         text = self.task + "".join(f"|{key}={self.data_id[key]}" for key in sorted(self.data_id))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-
-    def settings(self, *kinds: type[T]) -> tuple[T, ...]:
-        """``config`` as one or more dataclasses of settings with defaults; ValueError names a key that none of them has."""
-        known = {kind: [f.name for f in fields(kind)] for kind in kinds}  # type: ignore[arg-type]
-        for key in self.config:
-            if not any(key in names for names in known.values()):
-                names = ", ".join(name for each in known.values() for name in each)
-                raise ValueError(f"config of {self.task}: unknown key {key!r} (known: {names})")
-        return tuple(kind(**{k: v for k, v in self.config.items() if k in names}) for kind, names in known.items())
 
     def settings(self, kind: type[S]) -> S:
         """``config`` as the task's dataclass of settings (the campaign's own names aside); ValueError names a wrong key."""
@@ -144,16 +134,19 @@ class Inputs:
             return con.table(dataset_type)
         paths = sorted({str(self.path(ref)) for ref in refs})
         dimensions = [c for c in schemas.DATA_ID if c in schema.arrow.names and all(c in ref.data_id for ref in refs)]
-        keys = pa.table({c: pa.array([ref.data_id[c] for ref in refs], schema.arrow.field(c).type) for c in dimensions})
-        con.register(f"_{dataset_type}_keys", keys.group_by(dimensions).aggregate([]))
+        keys = pa.table(
+            {c: pa.array([ref.data_id[c] for ref in refs], schema.arrow.field(c).type) for c in dimensions}
+            | {"filename": [str(self.path(ref)) for ref in refs]}  # a file may hold datasets that are registered in another
+        )
+        con.register(f"_{dataset_type}_keys", keys.group_by([*dimensions, "filename"]).aggregate([]))
         hive = ", ".join(f"'{c}': {_sql_type(schema.arrow.field(c).type)}" for c in schema.partition_by)
         columns = ", ".join(f'f."{c}"' for c in schema.arrow.names)
         order = ", ".join(f'f."{c}"' for c in schema.primary_key)
-        using = " AND ".join(f'f."{c}" = k."{c}"' for c in dimensions)
+        using = " AND ".join(f'f."{c}" = k."{c}"' for c in [*dimensions, "filename"])
         files = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
         con.execute(
             f'CREATE OR REPLACE TEMP VIEW "{dataset_type}" AS SELECT {columns} FROM read_parquet([{files}], '
-            f"hive_partitioning = true, hive_types = {{{hive}}}, union_by_name = true) f "
+            f"hive_partitioning = true, hive_types = {{{hive}}}, union_by_name = true, filename = true) f "
             f'SEMI JOIN "_{dataset_type}_keys" k ON {using} ORDER BY {order}'
         )
         return con.table(dataset_type)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import erfa
+import erfa  # type: ignore[import-untyped]
 import fitsio
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,13 @@ def read_facts(path: str | Path, instrument: Instrument) -> Facts:
     facts = header_facts(header, instrument, str(path))
     instrument.detector(facts["detector"])
     return facts
+
+
+def write_raw(path: str | Path, pixels: NDArray[np.uint16], header: Mapping[str, Any]) -> None:
+    """Write a raw array as a RICE-compressed FITS file with these keys; the same input gives the same bytes."""
+    with fitsio.FITS(str(path), "rw") as fits:
+        keys = [{"name": name, "value": value} for name, value in header.items()]
+        fits.write(np.ascontiguousarray(pixels, np.uint16), header=keys, compress="RICE", extname="RAW")
 
 
 def _image_hdu(fits: fitsio.FITS) -> Any:
@@ -159,6 +166,11 @@ def day_obs(mjd: float) -> int:
     return int(year) * 10000 + int(month) * 100 + int(day)
 
 
+def night_begin(night: int) -> float:
+    """MJD of noon (UTC) at which a night's day_obs begins."""
+    return float(erfa.cal2jd(night // 10000, night // 100 % 100, night % 100)[1]) + 0.5
+
+
 def exposure_from_time(mjd: float) -> int:
     """Exposure id from the start of the exposure (MJD TAI): unique where exposures start at least a second apart."""
     seconds = (_utc(mjd) - 0.5) % 1.0 * 86400.0
@@ -166,4 +178,6 @@ def exposure_from_time(mjd: float) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).strip("'\"")
+    """The first line of a message: the rest is the library's own history."""
+    lines = str(error).strip("'\" \n").splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__

@@ -106,8 +106,11 @@ def resample(source: Image, wcs: SkyWcs, shape: tuple[int, int]) -> Image:
     """``source`` (which needs a WCS) on the pixels of ``wcs`` and ``shape`` (ny, nx); flux per pixel, no PSF in the result.
 
     Unusable source pixels are replaced by the mean of usable neighbours first, so that they do not ring; their planes mark
-    the target pixels within 2 of them. Pixels without a full set of taps are 0 with infinite variance and NO_DATA.
-    Variance is that of a single pixel (neighbours become correlated).
+    the target pixels next to them. Pixels without a full set of taps are 0 with infinite variance and NO_DATA.
+
+    Interpolation correlates neighbours, and the scatter of a single pixel understates the noise of a flux. The variance made
+    here is that of white noise with the same power at low frequency, v = v(source) |d source / d target|, which is what a
+    PSF flux or an aperture sees.
     """
     if source.wcs is None:
         raise ValueError("an image without a WCS cannot be resampled")
@@ -127,11 +130,11 @@ def resample(source: Image, wcs: SkyWcs, shape: tuple[int, int]) -> Image:
     np.clip(iy, _LOBES - 1, source.shape[0] - _LOBES - 1, out=iy)
     jacobian = pixel_map.jacobian().astype(np.float32)
     corner = (iy - (_LOBES - 1)) * source.shape[1] + (ix - (_LOBES - 1))
+    nearest = iy * source.shape[1] + ix + (sx - ix > 0.5) + (sy - iy > 0.5) * source.shape[1]
     plane, variance = filled(source)
     values = _gather(plane, corner, wx, wy) * jacobian
-    noise = _gather(variance, corner, wx * wx, wy * wy) * jacobian**2
-    mask = spread(source.mask, _SPREAD).ravel()[np.rint(sy.clip(0, source.shape[0] - 1)).astype(np.intp) * source.shape[1]
-                                             + np.rint(sx.clip(0, source.shape[1] - 1)).astype(np.intp)]  # fmt: skip
+    noise = variance.ravel()[nearest] * jacobian
+    mask = spread(source.mask, _SPREAD).ravel()[nearest]
     window = (slice(box[2], box[3]), slice(box[0], box[1]))
     result.image[window] = np.where(inside, values, np.float32(0))
     result.variance[window] = np.where(inside, noise, np.float32(np.inf))
@@ -181,7 +184,9 @@ def _gather(
 
 def filled(source: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Image and variance planes with unusable, NaN or infinite pixels replaced by the mean of usable ones within 2 pixels."""
-    bad = ~np.isfinite(source.image) | ~np.isfinite(source.variance) | source.bad(UNUSABLE & ~MASK["SAT"] & ~MASK["EDGE"])
+    bad = (
+        ~np.isfinite(source.image) | ~np.isfinite(source.variance) | source.bad(UNUSABLE & ~MASK["SAT"] & ~MASK["EDGE"])
+    )
     if not bad.any():
         return np.ascontiguousarray(source.image, np.float32), np.ascontiguousarray(source.variance, np.float32)
     y, x = np.nonzero(bad)
@@ -226,7 +231,7 @@ def warped_psf(psf: PsfModel, pixel_map: PixelMap, x: ArrayLike, y: ArrayLike, s
     warped = np.empty((len(x), size, size))
     for i, (a, stamp) in enumerate(zip(affine, stamps, strict=True)):
         at = (a[1, 0] * dx + a[1, 1] * dy + centre, a[0, 0] * dx + a[0, 1] * dy + centre)
-        warped[i] = ndimage.map_coordinates(stamp, at, order=3, mode="constant")
+        warped[i] = ndimage.map_coordinates(stamp, at, order=5, mode="constant")
     return warped / warped.sum(axis=(1, 2), keepdims=True)
 
 

@@ -35,6 +35,10 @@ class Stopped(Exception):
     """The campaign was paused or cancelled, or the lease was lost."""
 
 
+class GraphError(RuntimeError):
+    """The predicted quanta and their expected outputs do not fit together."""
+
+
 @dataclass(frozen=True)
 class Tally:
     """Quanta of a step at a site: all, done (succeeded or no work), failed for good (or blocked)."""
@@ -86,7 +90,7 @@ class SiteRunner:
             with graph.connect(self.site, [table]) as con:
                 con.register("given", schemas.conform(table, given[table]))
                 keys = ", ".join(schemas.table(table).primary_key)
-                rows = con.execute(f'SELECT * FROM given ANTI JOIN "{table}" USING ({keys})').to_arrow_table()
+                rows = con.sql(f'SELECT * FROM given ANTI JOIN "{table}" USING ({keys})').to_arrow_table()
             if rows.num_rows:
                 delta.append(self.site, table, schemas.conform(table, rows))
                 new = rows.num_rows
@@ -104,7 +108,7 @@ class SiteRunner:
     def _query(self, name: str, **params: Any) -> pa.Table:
         sql = Path(__file__).with_name("runner.sql").read_text() + Path(__file__).with_name(f"{name}.sql").read_text()
         with graph.connect(self.site, ["quantum", "attempt"]) as con:
-            return con.execute(sql, {"campaign": self.campaign.name, **params}).to_arrow_table()
+            return con.sql(sql, params={"campaign": self.campaign.name, **params}).to_arrow_table()
 
     # -- doing it ------------------------------------------------------------------------------------------------------
 
@@ -232,9 +236,9 @@ class SiteRunner:
         wanted = pa.table({"quantum_id": pa.array(sorted(only), pa.string())})
         with graph.connect(self.site, ["quantum"]) as con:
             con.register("wanted", wanted)
-            return con.execute(
+            return con.sql(
                 "SELECT *, 0 AS tried FROM quantum SEMI JOIN wanted USING (quantum_id) WHERE task = $task ORDER BY quantum_id",
-                {"task": task.label},
+                params={"task": task.label}
             ).to_arrow_table()
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
@@ -251,12 +255,15 @@ class SiteRunner:
         expected: dict[tuple[str, str], list[dict[str, Any]]] = {}
         with graph.connect(self.site, ["expected_dataset"]) as con:
             con.register("q", quanta.select(["quantum_id"]))
-            rows = con.execute(
+            rows = con.sql(
                 "SELECT * FROM expected_dataset SEMI JOIN q USING (quantum_id) WHERE task = $task ORDER BY dataset_type, dataset_id",
-                {"task": task.label},
+                params={"task": task.label}
             ).to_arrow_table()
         for row in rows.to_pylist():
             expected.setdefault((row["quantum_id"], row["dataset_type"]), []).append(row)
+        unknown = [q for q in quanta["quantum_id"].to_pylist() if any((q, name) not in expected for name in task.outputs)]
+        if unknown:
+            raise GraphError(f"{task.label} at {self.site.name}: no expected datasets are known for quanta {', '.join(unknown[:5])}")
         clusters: dict[str, list[dict[str, Any]]] = {}
         for row in quanta.to_pylist():
             clusters.setdefault(row["job"], []).append(row)
@@ -275,7 +282,7 @@ class SiteRunner:
 
     def _quantum(self, task: Task, row: dict[str, Any]) -> Quantum:
         data_id = {c: row[c] for c in schemas.DATA_ID if row[c] is not None}
-        config = {"instrument": self.campaign.instrument, "skymap": self.campaign.skymap, **self.campaign.config.get(task.label, {})}
+        config = self.campaign.config.get(task.label, {})
         return Quantum(row["quantum_id"], task.label, data_id, config, self._context(data_id))
 
     def _context(self, data_id: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

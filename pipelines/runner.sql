@@ -2,14 +2,14 @@
 -- inputs: quantum, attempt; $campaign; $attempts
 -- grain: one row per quantum
 WITH since AS (
-    SELECT quantum_id, max(at) AS at FROM attempt WHERE campaign = $campaign AND state = 'reset' GROUP BY quantum_id
+    SELECT quantum_id, max("at") AS reset_at FROM attempt WHERE campaign = $campaign AND state = 'reset' GROUP BY quantum_id
 ), counted AS (
     SELECT a.quantum_id,
            count(*) FILTER (WHERE a.state = 'failed') AS tried,
            bool_or(a.state IN ('succeeded', 'no_work')) AS done,
-           arg_max(a.state, a.at) AS latest
+           arg_max(a.state, a."at") AS latest
     FROM attempt a LEFT JOIN since s USING (quantum_id)
-    WHERE a.campaign = $campaign AND (s.at IS NULL OR a.at > s.at)
+    WHERE a.campaign = $campaign AND (s.reset_at IS NULL OR a."at" > s.reset_at)
     GROUP BY a.quantum_id
 ), state AS (
     SELECT q.*, coalesce(c.tried, 0)::INTEGER AS tried, coalesce(c.done, false) AS done,

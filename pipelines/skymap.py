@@ -230,8 +230,23 @@ class RingsSkyMap:
 
     def tracts_touching(self, regions: pa.Table) -> IntArray:
         """The tracts, sorted, whose image overlaps any of the polygons (corners as in ``visit_detector_region``)."""
-        everything = self.tract_records(np.arange(self.tracts))
-        return np.unique(overlapping(regions, everything)[1])
+        candidates = self._near(regions)
+        found = overlapping(regions, self.tract_records(candidates))[1]
+        return np.asarray(candidates[np.unique(found)])
+
+    def _near(self, regions: pa.Table) -> IntArray:
+        """Tracts, sorted, of the rings that come near any polygon: a short list where the sky has millions of tracts."""
+        ra, dec = (np.radians([regions[f"{axis}{n}"].to_numpy() for n in range(4)]) for axis in ("ra", "dec"))
+        corner = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
+        size = 2.0 * np.arcsin(np.clip(0.5 * np.sqrt(((corner - corner[:, :1]) ** 2).sum(axis=0)).max(axis=0), 0.0, 1.0))
+        reach = size + np.arctan(np.sqrt(0.5) * self.width * np.radians(self.pixel_scale / 3600.0))
+        # Rings counted from the south cap (0) to the north cap (rings + 1); their centres are a ring's height apart.
+        low = np.floor((dec.min(axis=0) - reach + 0.5 * np.pi) / self.ring_height).clip(0, self.rings + 1).astype(np.int64)
+        high = np.ceil((dec.max(axis=0) + reach + 0.5 * np.pi) / self.ring_height).clip(0, self.rings + 1).astype(np.int64)
+        edges = np.bincount(low, minlength=self.rings + 3) - np.bincount(high + 1, minlength=self.rings + 3)
+        near = np.cumsum(edges)[:-1] > 0
+        first = np.concatenate([[0], self._first, [self.tracts]])
+        return np.flatnonzero(np.repeat(near, np.diff(first)))
 
 
 def load(name: str, path: Path = CONFIGURATION) -> RingsSkyMap:

@@ -33,7 +33,7 @@ def steps(lake: Lake, name: str, site: str | None = None) -> Rows:
     for member in given.sites:
         if site in (None, member):
             with graph.connect(lake.site(member), ["quantum", "attempt"]) as con:
-                counts = con.execute(sql, {"campaign": name, "attempts": given.attempts}).to_arrow_table().to_pylist()
+                counts = con.sql(sql, params={"campaign": name, "attempts": given.attempts}).to_arrow_table().to_pylist()
             rows += [
                 {"step": c["step"], "site": member, "state": states.get((c["step"], member), "waiting")}
                 | {k: v for k, v in c.items() if k != "step"}
@@ -47,14 +47,14 @@ def failures(lake: Lake, name: str, step: str | None, site: str | None = None) -
     given = campaigns.parse(definition_of(lake, name), name)
     sql = Path(__file__).with_name("runner.sql").read_text() + (
         "SELECT s.step, s.task, s.quantum_id, s.visit, s.detector, s.band, s.tract, s.patch, s.tried, "
-        "(SELECT arg_max(a.reason, a.at) FROM attempt a WHERE a.quantum_id = s.quantum_id AND a.reason IS NOT NULL) AS reason "
-        "FROM state s WHERE s.failed AND ($step IS NULL OR s.step = $step) ORDER BY s.step, s.task, s.job LIMIT 200"
+        "(SELECT arg_max(a.reason, a.\"at\") FROM attempt a WHERE a.quantum_id = s.quantum_id AND a.reason IS NOT NULL) AS reason "
+        "FROM state s WHERE s.failed AND ($step IS NULL OR s.step = $step) ORDER BY s.step, s.tried = 0, s.task, s.job LIMIT 200"
     )
     rows: Rows = []
     for member in given.sites:
         if site in (None, member):
             with graph.connect(lake.site(member), ["quantum", "attempt"]) as con:
-                found = con.execute(sql, {"campaign": name, "attempts": given.attempts, "step": step}).to_arrow_table()
+                found = con.sql(sql, params={"campaign": name, "attempts": given.attempts, "step": step}).to_arrow_table()
             rows += [{"site": member, **row} for row in found.to_pylist()]
     return rows
 
@@ -64,10 +64,10 @@ def quantum(lake: Lake, quantum_id: str) -> Rows:
     rows: Rows = []
     for member in lake.sites.values():
         with graph.connect(member, ["attempt"]) as con:
-            found = con.execute(
-                "SELECT at, quantum_id, task, job, attempt, state, seconds, peak_memory_mb, host, reason FROM attempt "
-                "WHERE starts_with(quantum_id, $id) ORDER BY at",
-                {"id": quantum_id},
+            found = con.sql(
+                "SELECT \"at\", quantum_id, task, job, attempt, state, seconds, peak_memory_mb, host, reason FROM attempt "
+                "WHERE starts_with(quantum_id, $id) ORDER BY \"at\"",
+                params={"id": quantum_id}
             ).to_arrow_table()
         rows += [{"site": member.name, **row} for row in found.to_pylist()]
     return rows

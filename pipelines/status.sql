@@ -2,7 +2,7 @@
 -- inputs: state (runner.sql), attempt; $campaign, $attempts
 -- grain: one row per step
 , last AS (
-    SELECT quantum_id, arg_max(state, at) AS latest, max(seconds) AS seconds
+    SELECT quantum_id, arg_max(state, "at") AS latest, max(seconds) AS seconds
     FROM attempt WHERE campaign = $campaign GROUP BY quantum_id
 )
 SELECT s.step, count(*) AS quanta,

@@ -55,10 +55,10 @@ def retry(lake: Lake, campaign: str, step: str, site: str | None, why: str | Non
             continue
         with delta.connect() as con:
             delta.relation(con, target, "attempt").create_view("attempt")
-            failed = con.execute(
+            failed = con.sql(
                 "SELECT quantum_id, task, job FROM attempt WHERE campaign = $campaign AND step = $step GROUP BY ALL "
-                "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, at) IN ('failed', 'blocked') ORDER BY 1",
-                {"campaign": campaign, "step": step},
+                "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, \"at\") IN ('failed', 'blocked') ORDER BY 1",
+                params={"campaign": campaign, "step": step}
             ).to_arrow_table()
         rows = [
             {

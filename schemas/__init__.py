@@ -123,10 +123,11 @@ def check(name: str, given: pa.Schema, *, payload: bool = False) -> None:
     declared = table(name).payload if payload else table(name).arrow
     problems = [f"column {f.name!r} is missing" for f in declared if f.name not in given.names]
     problems += [f"column {f.name!r} is not declared" for f in given if f.name not in declared.names]
+    problems += [f"column {name!r} is given twice" for name in declared.names if given.names.count(name) > 1]
     problems += [
         f"column {f.name!r} is {given.field(f.name).type}, declared {f.type}"
         for f in declared
-        if f.name in given.names and given.field(f.name).type != f.type
+        if given.names.count(f.name) == 1 and given.field(f.name).type != f.type
     ]
     if not problems and given.names != declared.names:
         problems = ["columns are in another order than declared"]

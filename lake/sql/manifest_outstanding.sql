@@ -2,7 +2,7 @@
 -- with what is known about each.
 -- Inputs: manifest, dataset, transfer_now, parked_now of the destination (the connection's home).
 -- Grain: one row per (rule, dataset, path); parameters: rules. present is the checksum registered under the same id,
--- occupied the checksum of another file registered at the same path.
+-- occupied the checksum of another file registered at the same path, parked what an arrived dataset waits for.
 WITH missing AS (
     SELECT m.*, d.checksum AS present
     FROM manifest m
@@ -23,10 +23,10 @@ SELECT
     t.state                 AS state,
     coalesce(t.attempt, 0)  AS attempt,
     t.reason                AS reason,
-    CASE WHEN p.state IN ('parked', 'rejected') THEN p.state END  AS verdict,
-    CASE WHEN p.state IN ('parked', 'rejected') THEN p.reason END AS verdict_reason
+    p.reason                AS parked
 FROM missing m
 LEFT JOIN registered r ON r.path = m.path
 LEFT JOIN transfer_now t ON t.rule_id = m.rule_id AND t.path = m.path
-LEFT JOIN parked_now p ON p.dataset_id = m.dataset_id
+LEFT JOIN parked_now p
+    ON p.state = 'parked' AND p.dataset_id = m.dataset_id AND p.record ->> 'checksum' = m.record ->> 'checksum'
 ORDER BY m.path, m.rule_id, m.dataset_id

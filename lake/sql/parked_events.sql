@@ -1,7 +1,7 @@
 -- Makes: parked_events, the events that a judged batch adds to parked.
 -- Inputs: judged, parked_now; variable 'at'.
 -- Grain: one row per dataset that is parked or rejected for a reason not yet noted, or that is admitted at last.
-CREATE OR REPLACE TEMP VIEW parked_events AS
+CREATE OR REPLACE TEMP TABLE parked_events AS
 SELECT
     j.dataset_id, j.dataset_type, j.run, j.instrument, j.exposure, j.visit, j.detector, j.physical_filter, j.band, j.day_obs,
     j.skymap, j.tract, j.patch,

@@ -2,7 +2,7 @@
 -- Inputs: given (ordinal and the columns of dataset), dataset_names, known (dataset_id, checksum, path: registered rows with these
 --         ids), storage (path, problem: files that are not as recorded), types, and the dimension tables; macro uuid5; variable 'site'.
 -- Grain: one row per row of given. nth counts the rows of one id: only the first can be accepted.
-CREATE OR REPLACE TEMP VIEW judged AS
+CREATE OR REPLACE TEMP TABLE judged AS
 WITH counted AS (
     SELECT
         *,

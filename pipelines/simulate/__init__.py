@@ -1,1 +1,5 @@
-"""The simulator of raw exposures: an honest stand-in where no raws can be shipped, with its truth kept in truth_* tables."""
+"""The simulator of raw exposures, for campaigns whose raws cannot be shipped; its truth is kept in truth_* tables."""
+
+from pipelines.simulate.place import Summary, simulate
+
+__all__ = ["Summary", "simulate"]

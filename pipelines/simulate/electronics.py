@@ -1,6 +1,7 @@
 """The detectors: what they do to light and charge, as maps that are fixed for a camera, a filter or a flat epoch.
 
-All maps are (height, width) float32 of imaging pixels and depend on the seed and the names alone; they are kept in each process.
+All maps are (height, width) float32 of imaging pixels and depend on the seed and the names alone; each process keeps
+them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def bias_structure(plan: Plan, detector: int) -> Map:
     columns = rng.normal(0.0, 1.5, (1, d.width)).astype(np.float32)
     slope = rng.normal(0.0, 2.0, 2).astype(np.float32)
     glow = 6.0 * np.exp(-((x - 1.0) ** 2 + (y - 1.0) ** 2) / 0.05)
-    return (columns + slope[0] * x + slope[1] * y + glow).astype(np.float32)
+    return np.asarray(columns + slope[0] * x + slope[1] * y + glow, np.float32)
 
 
 @lru_cache(maxsize=512)
@@ -64,12 +65,12 @@ def dark_rate(plan: Plan, detector: int) -> Map:
     hot = np.flatnonzero(flags >= 2)
     rate = rate.astype(np.float32)
     rate.ravel()[hot] += 10 ** rng.uniform(0.5, 1.8, len(hot)).astype(np.float32)
-    return rate
+    return np.asarray(rate)
 
 
 @lru_cache(maxsize=512)
 def response(plan: Plan, epoch: int, physical_filter: str, detector: int) -> Map:
-    """Fraction of the light that is counted, about 1: quantum efficiency, pixels, vignetting, illumination pattern, dust.
+    """Fraction of the light that is counted, about 1: efficiency, pixels, vignetting, illumination pattern, dust.
 
     The illumination pattern and the dust drift from one flat epoch to the next.
     """
@@ -84,7 +85,9 @@ def response(plan: Plan, epoch: int, physical_filter: str, detector: int) -> Map
     edge = max(float(np.hypot(c.x_centre, c.y_centre)) for c in camera.detectors) + 0.2
     pattern = generator(seed, "illumination", camera.name, physical_filter, epoch).normal(0.0, 0.012, 4)
     u, v = fx / edge, fy / edge
-    smooth = 1.0 - 0.12 * (u**2 + v**2) + pattern[0] * u + pattern[1] * v + pattern[2] * u * v + pattern[3] * (u**2 - v**2)
+    smooth = (
+        1.0 - 0.12 * (u**2 + v**2) + pattern[0] * u + pattern[1] * v + pattern[2] * u * v + pattern[3] * (u**2 - v**2)
+    )
     total = pixels * (np.float32(efficiency) * smooth.astype(np.float32))
     places = generator(seed, "dust", camera.name, detector)
     drift = generator(seed, "dust drift", camera.name, detector, epoch)
@@ -96,13 +99,15 @@ def response(plan: Plan, epoch: int, physical_filter: str, detector: int) -> Map
     flags = defects(plan, detector)
     total[flags == 1] *= 0.03
     total[flags == 3] *= 0.3
-    return total
+    return np.asarray(total)
 
 
 def flat_error(plan: Plan, epoch: int, detector: int) -> tuple[float, float, float]:
-    """What flats get wrong in an epoch, as (offset, slope in x, slope in y) of the logarithm: stray light, another spectrum."""
+    """What flats get wrong in an epoch (stray light, another spectrum): offset and slopes in x, y of the logarithm."""
     rms = plan.settings.illumination_error / 1.0857
-    offset, sx, sy = generator(plan.settings.seed, "flat error", plan.instrument_name, epoch, detector).normal(0.0, rms, 3)
+    offset, sx, sy = generator(plan.settings.seed, "flat error", plan.instrument_name, epoch, detector).normal(
+        0.0, rms, 3
+    )
     return float(offset), float(0.2 * sx), float(0.2 * sy)
 
 
@@ -156,7 +161,9 @@ def _fill(cells: Map, amount: float, full: float) -> None:
     np.maximum(cells[:n], full, out=cells[:n])
 
 
-def cosmic_rays(rng: np.random.Generator, mean: float, shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def cosmic_rays(
+    rng: np.random.Generator, mean: float, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Flat pixel numbers and electrons of straight tracks: a pixel to tens of pixels long, mostly short."""
     n = int(rng.poisson(mean))
     x, y, angle = rng.uniform(0, shape[1], n), rng.uniform(0, shape[0], n), rng.uniform(0, 2 * np.pi, n)

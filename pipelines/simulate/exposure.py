@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import erfa
+import erfa  # type: ignore[import-untyped]
 import numexpr
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,10 @@ from pipelines.raw import MJD_ZERO
 from pipelines.simulate import electronics, optics, sky
 from pipelines.simulate.settings import generator
 from pipelines.simulate.survey import Plan, Visit
+from pipelines.wcs import project
 
 Array = NDArray[np.float64]
-#: Half sizes of stamps (pixels) and the electrons up to which a source gets one: what is cut off is far below the noise.
+#: Half sizes of stamps (pixels) and the electrons up to which a source gets one: what is cut off is below the noise.
 STAMPS = ((6, 3e3), (10, 1e5), (15, 2e6), (24, np.inf))
 FAINTEST = 4.0  # electrons: sources below are not drawn
 
@@ -31,7 +32,9 @@ def render(plan: Plan, visit: Visit, detector: int) -> tuple[NDArray[np.uint16],
     noise = rng.standard_normal(charge.shape, dtype=np.float32)
     read = np.float32(d.read_noise**2)
     # Counts are large enough everywhere that photon noise is Gaussian.
-    charge = numexpr.evaluate("charge + noise * sqrt(charge + read)", local_dict={"charge": charge, "noise": noise, "read": read})
+    charge = numexpr.evaluate(
+        "charge + noise * sqrt(charge + read)", local_dict={"charge": charge, "noise": noise, "read": read}
+    )
     pixels, energies = electronics.cosmic_rays(rng, s.cosmic_rays, charge.shape)
     np.add.at(charge.ravel(), pixels, energies)
     full = electronics.full_well(plan, d)
@@ -62,7 +65,7 @@ def read_out(
 
 
 def fluxes(plan: Plan, visit: Visit, sources: sky.Sources, fx: Array, fy: Array) -> Array:
-    """Electrons (N,) of sources in the whole exposure, at focal-plane positions (deg), before the response of the detector."""
+    """Electrons (N,) of sources in the exposure at focal-plane positions (deg), before the detector's response."""
     band = sky.BANDS.index(visit.band)
     colour = sources.mag[:, 0] - sources.mag[:, 1] - plan.instrument.reference_colour
     natural = sources.mag[:, band] + visit.colour_term * colour
@@ -86,7 +89,7 @@ def sky_level(plan: Plan, visit: Visit, detector: int) -> NDArray[np.float32]:
     scale = camera.pixel_scale / 3600.0
     fx = d.x_centre + scale * (np.arange(d.width) - 0.5 * (d.width - 1))
     fy = d.y_centre + scale * (np.arange(d.height) - 0.5 * (d.height - 1))
-    return (level * (1.0 + visit.sky_x * fx[None, :] + visit.sky_y * fy[:, None])).astype(np.float32)
+    return np.asarray(level * (1.0 + visit.sky_x * fx[None, :] + visit.sky_y * fy[:, None]), np.float32)
 
 
 def draw_sources(plan: Plan, visit: Visit, detector: int) -> NDArray[np.float32]:
@@ -117,7 +120,7 @@ def on_detector(plan: Plan, visit: Visit, detector: int, margin: float = 0.0) ->
     sources, xi, eta = sky.visit_sources(plan, visit)
     wcs = optics.true_wcs(plan, visit, detector)
     reach = (0.75 * max(d.width, d.height) + margin) * plan.instrument.pixel_scale / 3600.0
-    centre = sky.project(*wcs.crval, visit.true_ra, visit.true_dec)
+    centre = project(*wcs.crval, visit.true_ra, visit.true_dec)
     near = np.flatnonzero(np.hypot(xi - float(centre[0]), eta - float(centre[1])) < reach)
     x, y = wcs.sky_to_pixel(sources.ra[near], sources.dec[near])
     inside = (x > -0.5 - margin) & (x < d.width - 0.5 + margin) & (y > -0.5 - margin) & (y < d.height - 0.5 + margin)

@@ -1,7 +1,7 @@
 """The telescope as built: where light falls (true WCS), and how it is spread (PSF) over the field of each visit.
 
-The optics differ from the design in the instrument file by a few per cent of the distortion, by detectors that sit up to
-about a pixel off, and by a small distortion of each visit's own.
+The optics differ from the design in the instrument file by a few per cent of the distortion, by detectors that sit up
+to about a pixel off, and by a small distortion of each visit's own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DISC_SIGMAS = (0.1142, 0.3250, 0.6942, 1.3138)
 
 
 def focal_plane(plan: Plan, visit: Visit, detector: int, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """Pixels to the tangent plane of the true pointing, before rotation to north (deg, as Instrument.to_sky takes them)."""
+    """Pixels to the true focal plane, distortions included (deg, as Instrument.to_sky takes them)."""
     camera = plan.instrument
     d = camera.detector(detector)
     built = generator(plan.settings.seed, "optics", camera.name)

@@ -36,8 +36,8 @@ class Settings:
 
     # the atmosphere
     sky: Mapping[str, float] = field(default_factory=lambda: {"g": 21.8, "r": 20.9, "i": 20.0})  # mag / arcsec^2
-    cloudy_nights: tuple[int, ...] = (20260919,)
-    cloudy_visits: int = 4  # on the other nights
+    cloudy_nights: tuple[int, ...] = ()
+    cloudy_visits: int = 0  # on the other nights
     cloud: tuple[float, float] = (0.05, 0.5)  # mag, range of the mean extinction
     cloud_gradient: float = 0.04  # mag per deg, rms per axis
     night_scatter: float = 0.02  # mag, rms of the zero point over the nights
@@ -60,10 +60,11 @@ class Settings:
     star_break: float = 14.7  # r mag
     star_slopes: tuple[float, float] = (0.28, 0.16)  # d log10 N / dm, brighter and fainter than the break
     star_range: tuple[float, float] = (9.0, 19.6)  # r mag
-    galaxy_density: float = 110.0  # brighter than r = 18.4
+    galaxy_density: float = 380.0  # in galaxy_range
     galaxy_slope: float = 0.45
     galaxy_range: tuple[float, float] = (13.5, 19.6)  # r mag
     variables: int = 40  # per tract
+    variable_range: tuple[float, float] = (13.0, 16.3)  # r mag
     transients: int = 14  # per tract
     transient_range: tuple[float, float] = (15.2, 17.2)  # mag
     transient_nights: tuple[int, int] = (1, 2)  # consecutive nights on which one shines
@@ -117,7 +118,15 @@ def _check(s: Settings) -> None:
     for key in ("nights", "bands", "rotations"):
         if not getattr(s, key):
             raise SimulateError(f"simulate.{key}: must not be empty")
-    for key in ("cloud", "star_range", "galaxy_range", "star_slopes", "transient_range", "transient_nights"):
+    for key in (
+        "cloud",
+        "star_range",
+        "galaxy_range",
+        "star_slopes",
+        "transient_range",
+        "transient_nights",
+        "variable_range",
+    ):
         if len(getattr(s, key)) != 2:
             raise SimulateError(f"simulate.{key}: wants two values, lowest and highest")
     for key in ("epochs", "exposure_time", "seeing", "star_density", "hours"):
@@ -128,7 +137,7 @@ def _check(s: Settings) -> None:
             if not 19000101 <= night <= 20991231 or not 1 <= night // 100 % 100 <= 12 or not 1 <= night % 100 <= 31:
                 raise SimulateError(f"simulate.{key}: {night} is not a night as YYYYMMDD")
     for night in s.cloudy_nights:
-        if night not in s.nights and s.cloudy_nights != Settings.cloudy_nights:
+        if night not in s.nights:
             raise SimulateError(f"simulate.cloudy_nights: {night} is not one of simulate.nights")
     if tuple(sorted(set(s.nights))) != s.nights:
         raise SimulateError("simulate.nights: must be in order, each night once")

@@ -5,7 +5,7 @@ A tract's content depends on the seed and the tract number alone, so that neighb
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import duckdb
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pipelines.simulate.settings import Settings, SimulateError, generator
+from pipelines.simulate.settings import SimulateError, generator
 from pipelines.simulate.survey import Plan, Visit
 from pipelines.wcs import project
 
@@ -68,17 +68,20 @@ def colours(temperature: Array) -> Array:
     """AB magnitudes relative to r (N, 4) of black bodies of the given temperatures (N,) in K."""
     x = 1.438777e7 / (np.array([WAVELENGTH[b] for b in BANDS]) * temperature[:, None])  # hc / (lambda k T)
     mag = -2.5 * np.log10(x**3 / np.expm1(x))
-    return mag - mag[:, 1:2]
+    return np.asarray(mag - mag[:, 1:2])
 
 
 def _magnitudes(u: Array, slopes: tuple[float, float], knee: float, limits: tuple[float, float]) -> Array:
     """Inverse of the cumulative counts 10^(slope (m - knee)), with one slope on each side of the knee; u in [0, 1)."""
     count = np.array([10 ** (slopes[0 if m < knee else 1] * (m - knee)) for m in limits])
     n = count[0] + u * (count[1] - count[0])
-    return knee + np.log10(n) / np.where(n < 1.0, slopes[0], slopes[1])
+    return np.asarray(knee + np.log10(n) / np.where(n < 1.0, slopes[0], slopes[1]))
 
 
-def _number(density: float, slopes: tuple[float, float], knee: float, limits: tuple[float, float], area: float) -> float:
+def _number(
+    density: float, slopes: tuple[float, float], knee: float, limits: tuple[float, float], area: float
+) -> float:
+    """Expected number between the limits, for a density of all that is brighter than the knee."""
     low, high = (10 ** (slopes[0 if m < knee else 1] * (m - knee)) for m in limits)
     return density * area * (high - low)
 
@@ -110,7 +113,7 @@ def tract_sources(plan: Plan, tract: int) -> Sources:
     rng = generator(s.seed, "variables", tract)
     n = s.variables
     ra, dec = anywhere(rng, n)
-    r = rng.uniform(13.0, 16.3, n)
+    r = rng.uniform(*s.variable_range, n)
     variables = _points(tract, VARIABLE, ra, dec, r[:, None] + colours(rng.normal(6800.0, 300.0, n)), np.zeros((2, n)))
     variables.amplitude[:] = rng.uniform(0.15, 0.5, n)
     variables.period[:] = np.exp(rng.uniform(np.log(0.3), np.log(6.0), n))
@@ -118,10 +121,11 @@ def tract_sources(plan: Plan, tract: int) -> Sources:
 
     rng = generator(s.seed, "galaxies", tract)
     slopes = (s.galaxy_slope, s.galaxy_slope)
-    n = int(rng.poisson(_number(s.galaxy_density, slopes, 18.4, s.galaxy_range, area)))
+    n = int(rng.poisson(s.galaxy_density * area))
     ra, dec = anywhere(rng, n)
-    r = _magnitudes(rng.random(n), slopes, 18.4, s.galaxy_range)
-    tilt = np.stack([rng.normal(0.65, 0.2, n), np.zeros(n), rng.normal(-0.33, 0.1, n), rng.normal(-0.55, 0.15, n)], axis=1)
+    r = _magnitudes(rng.random(n), slopes, s.galaxy_range[1], s.galaxy_range)
+    g, i, z = rng.normal([[0.65], [-0.33], [-0.55]], [[0.2], [0.1], [0.15]], (3, n))
+    tilt = np.stack([g, np.zeros(n), i, z], axis=1)
     galaxies = _points(tract, GALAXY, ra, dec, r[:, None] + tilt, np.zeros((2, n)))
     galaxies.radius[:] = rng.lognormal(np.log(3.5), 0.35, n) * 10 ** (-0.13 * (r - 18.0))
     galaxies.q[:] = rng.uniform(0.3, 1.0, n)
@@ -141,7 +145,8 @@ def _transients(plan: Plan, tract: int, galaxies: Sources, anywhere) -> Sources:
         hosted = rng.random(n) < 0.5
         dec = np.where(hosted, galaxies.dec[host] + offset[1], dec)
         ra = np.where(hosted, np.mod(galaxies.ra[host] + offset[0] / np.cos(np.radians(dec)), 360.0), ra)
-    found = _points(tract, TRANSIENT, ra, dec, np.repeat(rng.uniform(*s.transient_range, n)[:, None], 4, 1), np.zeros((2, n)))
+    mag = np.repeat(rng.uniform(*s.transient_range, n)[:, None], len(BANDS), axis=1)
+    found = _points(tract, TRANSIENT, ra, dec, mag, np.zeros((2, n)))
     nights = np.array(sorted({v.day_obs for v in plan.visits}))
     begin = np.array([min(v.mjd_mid for v in plan.visits if v.day_obs == d) for d in nights]) - 0.1
     end = np.array([max(v.mjd_mid for v in plan.visits if v.day_obs == d) for d in nights]) + 0.1
@@ -159,7 +164,8 @@ def _points(tract: int, kind: int, ra: Array, dec: Array, mag: Array, motion: Ar
     return Sources(
         truth_id=(tract << TRACT_SHIFT) + (kind << KIND_SHIFT) + number, kind=np.full(n, kind, np.int8),
         ra=ra, dec=dec, pm_ra=motion[0], pm_dec=motion[1], mag=mag,
-        radius=np.zeros(n), q=np.ones(n), angle=np.zeros(n), amplitude=np.zeros(n), period=np.ones(n), phase=np.zeros(n),
+        radius=np.zeros(n), q=np.ones(n), angle=np.zeros(n),
+        amplitude=np.zeros(n), period=np.ones(n), phase=np.zeros(n),
         start=np.full(n, -np.inf), end=np.full(n, np.inf),
     )  # fmt: skip
 
@@ -183,7 +189,7 @@ def _with_real_stars(stars: Sources, path: str, tract: int, bounds: tuple[float,
     faint = stars.take(stars.mag[:, 1] >= limit - 0.1)
     both = join([real, faint])
     ids = (tract << TRACT_SHIFT) + np.arange(len(both), dtype=np.int64)
-    return Sources(**{f.name: ids if f.name == "truth_id" else getattr(both, f.name) for f in fields(Sources)})
+    return replace(both, truth_id=ids)
 
 
 def tracts_near(plan: Plan, ra: float, dec: float, radius: float) -> list[int]:
@@ -196,7 +202,7 @@ def tracts_near(plan: Plan, ra: float, dec: float, radius: float) -> list[int]:
 
 @lru_cache(maxsize=4)
 def visit_sources(plan: Plan, visit: Visit) -> tuple[Sources, Array, Array]:
-    """Sources that may fall on the camera, at the epoch of the visit; their tangent-plane positions about its true pointing.
+    """Sources that may fall on the camera, at the visit's epoch; their tangent-plane positions about its true pointing.
 
     Magnitudes are those of the moment in all bands: variables at their phase, transients only while they shine.
     """
@@ -239,5 +245,3 @@ def isolated(plan: Plan, sources: Sources, others: Sources) -> NDArray[np.bool_]
     alone = np.ones(len(sources), bool)
     alone[here[disturbs]] = False
     return alone
-
-

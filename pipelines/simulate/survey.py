@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import erfa
+import erfa  # type: ignore[import-untyped]
 import numpy as np
 
 from pipelines import instrument as instruments
 from pipelines import skymap as skymaps
+from pipelines.campaign import Campaign
 from pipelines.instrument import Filter, Instrument, InstrumentError
-from pipelines.raw import MJD_ZERO
+from pipelines.raw import MJD_ZERO, night_begin
 from pipelines.simulate.settings import Settings, SimulateError, generator, parse
 from pipelines.skymap import RingsSkyMap
 
@@ -23,9 +24,9 @@ from pipelines.skymap import RingsSkyMap
 class Visit:
     """One exposure. ``ra``, ``dec``, ``rotation`` are commanded, ``true_*`` where the telescope really points (deg).
 
-    ``zero_point`` (mag = zero_point - 2.5 log10(electrons), above clouds, for a star of the reference colour) and all after
-    it are truth. ``cloud_x``, ``cloud_y``: gradient along the focal plane (mag/deg). ``warp``: twelve coefficients of the
-    visit's own distortion.
+    ``zero_point`` (mag = zero_point - 2.5 log10(electrons), above clouds, for a star of the reference colour) and all
+    that follows are truth. ``cloud_x``, ``cloud_y``: gradient along the focal plane (mag/deg). ``warp``: coefficients
+    of the visit's own distortion.
     """
 
     visit: int
@@ -121,6 +122,16 @@ def flat_epochs(settings: Settings) -> tuple[int, ...]:
     return settings.flat_epochs or (settings.nights[0],)
 
 
+def mapping(campaign: Campaign | Mapping[str, Any]) -> Mapping[str, Any]:
+    """What plan() needs of a campaign."""
+    if isinstance(campaign, Mapping):
+        return campaign
+    return {
+        "name": campaign.name, "instrument": campaign.instrument, "skymap": campaign.skymap,
+        "simulate": campaign.simulate, "tracts": campaign.tracts,
+    }  # fmt: skip
+
+
 def plan(campaign: Mapping[str, Any]) -> Plan:
     """The survey of a campaign: a mapping with name, instrument, skymap, simulate and tracts.
 
@@ -156,13 +167,8 @@ def airmass(hour_angle: float, dec: float, latitude: float) -> float:
     return float(1.0 / max(np.sin(f) * np.sin(d) + np.cos(f) * np.cos(d) * np.cos(h), np.sin(np.radians(10.0))))
 
 
-def _noon(night: int) -> float:
-    """MJD (UTC) of noon before the night."""
-    return float(erfa.cal2jd(night // 10000, night // 100 % 100, night % 100)[1]) + 0.5
-
-
 def _schedule(settings: Settings, tracts: tuple[int, ...]) -> list[list[tuple[int, str, int]]]:
-    """For each night the (tract, band, epoch) to observe, in order: tracts shuffled, bands of a tract one after another."""
+    """For each night the (tract, band, epoch) to observe in order: tracts shuffled, the bands of a tract in a row."""
     nights: list[list[tuple[int, str, int]]] = []
     for n, night in enumerate(settings.nights):
         order = generator(settings.seed, "order", night).permutation(np.array(tracts))
@@ -190,8 +196,8 @@ def _visits(s: Settings, camera: Instrument, sky: RingsSkyMap, tracts: tuple[int
         night_zero = weather.normal(0.0, s.night_scatter)
         night_extinction = weather.normal(0.0, s.extinction_scatter)
         night_seeing = weather.normal(0.0, s.seeing_scatter)
-        noon = _noon(night)
-        transit = noon + ((middle - sidereal_time(noon, camera.longitude)) % 360.0) / 360.98564737
+        start = night_begin(night)
+        transit = start + ((middle - sidereal_time(start, camera.longitude)) % 360.0) / 360.98564737
         spacing = max(s.hours / 24.0 / max(len(todo) - 1, 1), (s.exposure_time + 20.0) / 86400.0)
         for i, (tract, band, epoch) in enumerate(todo):
             utc = transit + (i - 0.5 * (len(todo) - 1)) * spacing
@@ -231,6 +237,6 @@ def _visits(s: Settings, camera: Instrument, sky: RingsSkyMap, tracts: tuple[int
                     fwhm=float(fwhm), e1=float(shape[0]), e2=float(shape[1]),
                     sky=float(sky_level), sky_x=float(sky_gradient[0]), sky_y=float(sky_gradient[1]),
                     epoch=max((e for e in flat_epochs(s) if e <= night), default=flat_epochs(s)[0]), warp=warp,
-                )  # fmt: skip
-            )
+                )
+            )  # fmt: skip
     return tuple(visits)

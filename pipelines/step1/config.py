@@ -56,7 +56,8 @@ class CalibrateConfig(Settings):
     psf_minimum: int = 4  # with fewer stars, the PSF is a circle of default_fwhm
     default_fwhm: float = 3.0  # pixels
     threshold: float = 5.0  # detection, sigma of the matched filter
-    iterations: int = 4  # of the simultaneous fit
+    iterations: int = 1  # of the final simultaneous fit; two came before, with a rougher PSF
+    overlap: float = 0.1  # neighbours' flux under the PSF over the own one, above which a source is deblended
     aperture: float = 1.5  # radius, FWHM
     match_stars: int = 200  # the brightest so many for the pattern
     rotation_tolerance: float = 0.3  # degrees

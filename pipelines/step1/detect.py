@@ -32,15 +32,16 @@ class Peaks:
     detected: Mask
 
 
-def find(image: Plane, variance: Plane, usable: Mask, fwhm: float, threshold: float, distrust: Plane | None = None) -> Peaks:
+def find(image: Plane, variance: Plane, usable: Mask, fwhm: float, threshold: float, reach: float = 2.5, distrust: Plane | None = None) -> Peaks:
     """Peaks of ``image`` (ny, nx) above ``threshold`` sigma, for stars of ``fwhm`` pixels.
 
     Pixels that are not ``usable`` count as they are in the image, so they should be interpolated; a peak that has no
-    usable pixel beside it is dropped. ``distrust`` (ny, nx) electrons is added to the noise in quadrature: where a model
+    usable pixel beside it is dropped. ``reach``: half width of the kernel in its sigmas; a wider one is more sensitive, a
+    narrower one less disturbed by neighbours. ``distrust`` (ny, nx) electrons is added to the noise in quadrature: where a model
     was subtracted, part of it.
     """
     sigma = fwhm / GAUSSIAN
-    half = max(2, round(1.5 * sigma + 0.5))
+    half = max(2, round(reach * sigma))
     r = np.arange(-half, half + 1)
     gauss = np.exp(-0.5 * (r / sigma) ** 2)
     pixels = float(len(r) ** 2)

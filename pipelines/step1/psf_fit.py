@@ -56,38 +56,55 @@ def fit(windows: Windows, data: Array, variance: Array, good: NDArray[np.bool_],
     dx, dy = x - windows.column, y - windows.row
 
     flux = data[inner].sum(axis=(1, 2))
-    profile = _fit_profile(np.median(shift(data / flux[:, None, None], -dx, -dy), axis=0), fwhm)
-    model = PsfModel(profile[None], 0, windows.shape)
-    taper = _taper(half, (1.5 if rough else 2.0) * fwhm, 3.0 * fwhm if rough else half + 0.5)
+    level = np.zeros(len(x))
+    rim = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]) > 3.0 * fwhm
+    taper = _taper(half, 2.0 * fwhm, 3.0 * fwhm)
     keep = np.ones(len(x), bool)
+    model = None
     for round_ in range(ROUNDS):
+        if model is None:
+            aligned = shift(data / flux[:, None, None], -dx, -dy)
+            model = PsfModel(_fit_profile(np.median(aligned, axis=0), fwhm)[None], 0, windows.shape)
         drawn = shift(model.centred(x, y), dx, dy)
-        flux = _amplitude(data[inner], drawn[inner], good[inner])
+        flux = _amplitude((data - level[:, None, None])[inner], drawn[inner], good[inner])
         light = flux[:, None, None] * drawn
         residual = np.where(good, data - light, 0.0)
         # What the model does not know yet is a few per cent of it; more, and it is another source.
-        strange = residual**2 > 25.0 * (variance + (0.05 * light) ** 2)
-        residual[strange] = 0.0
+        usual = good & (residual**2 < 25.0 * (variance + (0.05 * light) ** 2))
+        # An error of the sky of 1/30 of its noise, summed over a stamp, is per cents of a star of S/N 50.
+        level = _mean(residual, usual & rim)
+        residual = np.where(usual, residual - level[:, None, None], 0.0)
         if round_:
-            keep = _agreeing(residual[inner], light[inner], variance[inner], good[inner], strange[inner])
+            keep = _agreeing(residual[inner], light[inner], variance[inner], usual[inner])
         correction = shift(residual / flux[:, None, None], -dx, -dy) * taper
         if rough:
             model = PsfModel(model.stamps + np.median(correction[keep], axis=0), 0, model.shape)
-            continue
-        noise = np.sqrt(np.median(variance, axis=(1, 2))) * fwhm / flux
-        weight = np.where(keep, 1.0 / (noise**2 + 0.01**2), 0.0)
-        model = _corrected(model, x, y, correction, weight, _order(int(keep.sum()), order))
+        else:
+            noise2 = variance / flux[:, None, None] ** 2 + (0.02 * drawn) ** 2
+            weight = keep[:, None, None] / noise2
+            model = _corrected(model, x, y, correction, weight, _order(int(keep.sum()), order))
+    assert model is not None
     return PsfFit(model, keep)
 
 
+def _mean(values: Array, use: NDArray[np.bool_]) -> Array:
+    """Mean (N,) of the pixels in use of each window; 0 where there is none."""
+    return np.asarray((values * use).sum(axis=(1, 2)) / np.maximum(use.sum(axis=(1, 2)), 1))
+
+
 def _corrected(model: PsfModel, x: Array, y: Array, correction: Array, weight: Array, order: int) -> PsfModel:
-    """``model`` plus the polynomial through the stars' corrections (N, size, size), at ``order``; constant term of sum 1."""
+    """``model`` plus, pixel by pixel, the polynomial through the stars' corrections (N, size, size) with their weights.
+
+    In the core all stars weigh the same, in the wings they weigh by signal to noise.
+    """
     terms = PsfModel(model.stamps, order, model.shape).weights(x, y)
-    weighted = terms * weight[:, None]
-    table = np.linalg.solve(terms.T @ weighted, weighted.T @ correction.reshape(len(x), -1))
-    stamps = np.zeros((len(polynomial_terms(order)), model.size, model.size))
-    n = min(len(stamps), len(model.stamps))
-    stamps[:n] = model.stamps[:n]
+    n, k = terms.shape
+    weight, correction = weight.reshape(n, -1), correction.reshape(n, -1)
+    products = (terms[:, :, None] * terms[:, None, :]).reshape(n, k * k)
+    normal = (products.T @ weight).T.reshape(-1, k, k)
+    table = np.linalg.solve(normal, (terms.T @ (weight * correction)).T[:, :, None])[:, :, 0].T
+    stamps = np.zeros((k, model.size, model.size))
+    stamps[: min(k, len(model.stamps))] = model.stamps[: min(k, len(model.stamps))]
     stamps += table.reshape(stamps.shape)
     return PsfModel(stamps / stamps[0].sum(), order, model.shape)
 
@@ -103,16 +120,14 @@ def _amplitude(data: Array, drawn: Array, good: NDArray[np.bool_]) -> Array:
     return np.maximum((data * drawn).sum(axis=(1, 2)), 1e-9) / np.maximum((drawn**2).sum(axis=(1, 2)), 1e-12)
 
 
-def _agreeing(
-    residual: Array, model: Array, variance: Array, good: NDArray[np.bool_], strange: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _agreeing(residual: Array, model: Array, variance: Array, usual: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Stars (N,) that fit the model about as well as most do (blends and galaxies do not); at least half stay."""
     # 1 % of the model stands for what the model does not know yet; bright stars would all be outliers without it.
-    chi2 = (good * residual**2 / (variance + (0.01 * model) ** 2)).sum(axis=(1, 2)) / np.maximum(good.sum(axis=(1, 2)), 1)
+    chi2 = _mean(residual**2 / (variance + (0.01 * model) ** 2), usual)
     middle = float(np.median(chi2))
     spread = 1.4826 * float(np.median(np.abs(chi2 - middle)))
-    odd = strange.sum(axis=(1, 2))
-    return np.asarray((chi2 <= max(middle + 4.0 * spread, 1.5)) & (odd <= max(float(np.median(odd)), 2.0)))
+    unusual = (~usual).sum(axis=(1, 2))
+    return np.asarray((chi2 <= max(middle + 4.0 * spread, 1.5)) & (unusual <= max(float(np.median(unusual)), 2.0)))
 
 
 def _moffat(half: int, width_x: float, width_y: float, shear: float, beta: float) -> Array:
@@ -127,10 +142,13 @@ def _moffat(half: int, width_x: float, width_y: float, shear: float, beta: float
 def _fit_profile(stack: Array, fwhm: float) -> Array:
     """The Moffat profile nearest to a stack of stars (size, size), centred."""
     half = len(stack) // 2
+    # Wings count as well as the core: weights as of photon noise on a faint sky.
+    weight = 1.0 / np.sqrt(np.maximum(stack / stack[half, half], 0.0) + 1e-3)
 
     def misfit(p: Array) -> Array:
         profile = _moffat(half, *p)
-        return ((stack * profile).sum() / (profile**2).sum() * profile - stack).ravel() / stack[half, half]
+        amplitude = (stack * profile * weight**2).sum() / (profile * weight**2 * profile).sum()
+        return ((amplitude * profile - stack) * weight).ravel() / stack[half, half]
 
     fitted = least_squares(
         misfit, (fwhm, fwhm, 0.0, 3.0), bounds=((0.5 * fwhm, 0.5 * fwhm, -0.5, 1.5), (2 * fwhm, 2 * fwhm, 0.5, 10.0)), max_nfev=12

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 from pipelines.image import UNUSABLE, Image
 from pipelines.step1.config import CalibrateConfig
 from pipelines.step1.detect import GAUSSIAN, Peaks
+from pipelines.step1.photometry import Photometry
 from pipelines.step1.windows import Windows, centroid, second_moments
 from pipelines.wcs import polynomial_terms
 
@@ -37,6 +38,16 @@ def select(image: Image, peaks: Peaks, fwhm: float, config: CalibrateConfig) -> 
     stars = np.flatnonzero(locus(size, x / image.shape[1], y / image.shape[0]))[: config.psf_stars]
     median = float(np.median(size[stars])) * GAUSSIAN if len(stars) else fwhm
     return chosen[stars], x[stars], y[stars], median
+
+
+def choose(image: Image, found: Photometry, size: Array, fwhm: float, config: CalibrateConfig) -> Index:
+    """As select(), among measured sources whose neighbours can be subtracted; ``size`` (N,) relative to a first PSF."""
+    half = int(np.ceil(1.5 * fwhm))
+    fit = (found.snr > config.psf_snr) & (found.overlap < config.overlap) & ~found.lost
+    chosen = np.flatnonzero(fit & _whole(image, found.x, found.y, half))
+    chosen = chosen[np.argsort(-found.flux[chosen], kind="stable")][: 2 * config.psf_stars]
+    on_locus = locus(size[chosen], found.x[chosen] / image.shape[1], found.y[chosen] / image.shape[0])
+    return chosen[on_locus][: config.psf_stars]
 
 
 def _whole(image: Image, x: Array, y: Array, half: int) -> NDArray[np.bool_]:

@@ -49,8 +49,8 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
             "CREATE TEMP TABLE isolated AS " + statement("isolated_stars"),
             {"tract": tract, "skymap": sky.name, "min_observations": min(settings.min_observations, visits)},
         )
-        isolated = con.execute("SELECT * EXCLUDE (star) FROM isolated ORDER BY isolatedStarId").to_arrow_table()
-        association = con.execute(statement("associations")).to_arrow_table()
+        isolated = con.sql("SELECT * EXCLUDE (star) FROM isolated ORDER BY isolatedStarId").to_arrow_table()
+        association = con.sql(statement("associations")).to_arrow_table()
     return {
         "isolated_star": declared("isolated_star", isolated),
         "isolated_star_association": declared("isolated_star_association", association),

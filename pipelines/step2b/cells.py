@@ -44,7 +44,7 @@ def sky_cell(ra: ArrayLike, dec: ArrayLike, size: float) -> IntArray:
 
 def lot(cell: IntArray, salt: int) -> Array:
     """A number in [0, 1) drawn by hashing each cell (splitmix64): the same at every site and in every run."""
-    z = cell.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(salt + 1)
+    z = cell.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15 * (salt + 1) % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)

@@ -1,13 +1,15 @@
-"""The least-squares problem of the astrometric fit: one smooth map per frame, star positions eliminated.
+"""The least-squares problem of the astrometric fit: corrections at three levels, star positions eliminated.
 
-Observation j of star i on frame f lies at q_j + P(x_j) c_f, where q_j is its position by the preliminary WCS, P the
-polynomial terms at its pixel and c_f the unknowns; the star is at s_i. With weights w_j and, where the reference
-catalogue knows the star, an observation of weight v_i without unknowns,
+Observation j of star i is seen at q_j by the chain of preliminary maps; the corrections of its detector, its visit and its
+frame move it by A_j c; the star is at s_i. Positions in the tangent plane are complex numbers, xi + i eta, so that a
+detector's correction turns with the rotation of the visit by a factor of modulus 1 in A. With weights w_j, and v_i for a
+star that the reference catalogue places at r_i,
 
-    chi^2 = sum_j w_j |q_j + P_j c_f - s_i|^2 + sum_i v_i |r_i - s_i|^2 + prior |c|^2.
+    chi^2 = sum_j w_j |q_j + A_j c - s_i|^2 + sum_i v_i |r_i - s_i|^2 + sum_k prior_k |c_k|^2.
 
-Every s_i is eliminated (Schur complement), as in Bernstein et al. 2017 (PASP 129, 074503); the normal equations in c are
-solved by conjugate gradients with the frames' own blocks as preconditioner, never formed. Both coordinates share them.
+Every s_i is eliminated (Schur complement); the normal equations in c are solved by conjugate gradients with the blocks of
+single detectors, visits and frames as preconditioner, and are never formed. Priors keep c finite where the levels overlap;
+they make the frame's own map small, so that a frame with few stars follows its detector and its visit.
 """
 
 from __future__ import annotations
@@ -16,126 +18,129 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 from scipy.sparse.csgraph import connected_components
 
-from pipelines.wcs import polynomial_terms
-
 Array = NDArray[np.float64]
+Complex = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-#: Fewest stars on a frame for a correction of order 0, 1, 2, 3, ...: four times the number of coefficients.
-STARS_NEEDED = tuple(4 * len(polynomial_terms(order)) for order in range(8))
+
+@dataclass(frozen=True)
+class Level:
+    """One level of corrections: ``index`` (N,) which of ``count`` maps an observation has, ``terms`` (N, K) its polynomial
+    terms, ``phase`` (N,) what turns them to the sky, ``prior`` (1/arcsec^2) on each coefficient."""
+
+    index: IntArray
+    count: int
+    terms: Array
+    phase: Complex
+    prior: float
+
+    def design(self) -> csr_array:
+        """(N, count * K): row j holds its terms in the columns of its map."""
+        rows, k = self.terms.shape
+        columns = self.index[:, None] * k + np.arange(k)
+        values = (self.phase[:, None] * self.terms).ravel()
+        return csr_array((values, columns.ravel(), np.arange(rows + 1) * k), shape=(rows, self.count * k))
+
+    def inverse_blocks(self, weight: Array) -> Array:
+        """Inverses (count, K, K) of the maps' own blocks of the normal equations."""
+        k = self.terms.shape[1]
+        order = np.argsort(self.index, kind="stable")
+        bounds = np.searchsorted(self.index[order], np.arange(self.count + 1))
+        blocks = np.empty((self.count, k, k))
+        for i in range(self.count):
+            own = order[bounds[i] : bounds[i + 1]]
+            blocks[i] = self.terms[own].T @ (self.terms[own] * weight[own, None]) + self.prior * np.eye(k)
+        return np.linalg.inv(blocks)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """``frame``, ``star`` (N,) indices; ``terms`` (N, K) polynomial values; ``position`` (N, 2) and ``reference`` (S, 2) arcsec;
-    ``weight`` (N,) and ``reference_weight`` (S,) 1/arcsec^2, zero for what must not count; ``prior`` (F, K) 1/arcsec^2."""
+    """``levels`` of corrections; ``frame``, ``star`` (N,) indices; ``position`` (N,) and ``reference`` (S,) complex arcsec;
+    ``weight`` (N,) and ``reference_weight`` (S,) 1/arcsec^2, zero for what must not count."""
 
+    levels: tuple[Level, ...]
     frame: IntArray
     star: IntArray
-    terms: Array
-    position: Array
+    position: Complex
     weight: Array
-    reference: Array
+    reference: Complex
     reference_weight: Array
-    prior: Array
 
-    def design(self) -> csr_array:
-        """(N, F * K): row j holds P_j in the columns of its frame."""
-        count, terms = self.terms.shape
-        columns = self.frame[:, None] * terms + np.arange(terms)
-        return csr_array(
-            (self.terms.ravel(), columns.ravel(), np.arange(count + 1) * terms), shape=(count, self.prior.size)
-        )
+    def star_weight(self) -> Array:
+        """Total weight (S,) of each star."""
+        stars = len(self.reference_weight)
+        return self.reference_weight + np.bincount(self.star, self.weight, stars)
 
-    def star_means(self, value: Array) -> Array:
-        """Weighted means (S, 2) over the observations of each star and its reference; NaN where nothing counts."""
-        total = self.reference_weight + np.bincount(self.star, self.weight, len(self.reference_weight))
-        top = [
-            np.bincount(self.star, self.weight * value[:, k], len(total)) + self.reference_weight * self.reference[:, k]
-            for k in range(2)
-        ]
-        return np.stack(top, axis=1) / np.where(total > 0, total, np.nan)[:, None]
+    def star_means(self, value: Complex) -> Complex:
+        """Weighted means (S,) over the observations of each star and its reference; NaN where nothing counts."""
+        total, weighted = self.star_weight(), self.weight * value
+        top = np.bincount(self.star, weighted.real, len(total)) + 1.0j * np.bincount(self.star, weighted.imag, len(total))
+        top += self.reference_weight * self.reference
+        return np.asarray(np.divide(top, total, out=np.full(len(total), complex(np.nan, np.nan)), where=total > 0))
 
 
-def terms_of(x: Array, y: Array, order: int) -> Array:
-    """Polynomial terms (N, K) of pixel coordinates scaled to about [-1, 1]."""
-    return np.stack([x**p * y**q for p, q in polynomial_terms(order)], axis=1)
+def solve(problem: Problem, start: Complex | None = None, tolerance: float = 1e-6, limit: int = 300) -> tuple[Complex, Complex]:
+    """The coefficients, level by level, and the correction (N,) of every observation, arcsec.
 
-
-def allowed(stars: IntArray, order: int) -> Mask:
-    """Which coefficients (F, K) a frame with so many stars can bear."""
-    degree = np.array([p + q for p, q in polynomial_terms(order)])
-    return stars[:, None] >= np.array(STARS_NEEDED)[degree]
-
-
-def solve(problem: Problem, start: Array | None = None, tolerance: float = 1e-8, limit: int = 400) -> Array:
-    """The coefficients (F, K, 2) in arcsec, by conjugate gradients to a relative residual of ``tolerance``."""
-    design = problem.design()
-    transposed = design.T.tocsr()
-    stars = len(problem.reference_weight)
-    total = problem.reference_weight + np.bincount(problem.star, problem.weight, stars)
+    Conjugate gradients from ``start`` until the residual, in the norm of the preconditioner, fell by ``tolerance``.
+    """
+    design = hstack([level.design() for level in problem.levels], format="csr")
+    adjoint = design.conj().T.tocsr()
+    rows, stars = len(problem.star), len(problem.reference_weight)
+    total = problem.star_weight()
     inverse = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
-    prior = problem.prior.ravel()[:, None]
-    weight = problem.weight[:, None]
-    # grouping as a product, rows in order: the sum over a star's observations has one fixed order
-    gather = csr_array((np.ones(len(problem.star)), problem.star, np.arange(len(problem.star) + 1)), shape=(len(weight), stars))
+    # grouping as a sparse product: the sum over a star's observations is in the order of the rows
+    gather = csr_array((np.ones(rows), problem.star, np.arange(rows + 1)), shape=(rows, stars))
     scatter = gather.T.tocsr()
+    prior = np.concatenate([np.full(level.count * level.terms.shape[1], level.prior) for level in problem.levels])
+    own = problem.weight * (1.0 - problem.weight * inverse[problem.star])
+    blocks = [level.inverse_blocks(own) for level in problem.levels]
 
-    def eliminated(value: Array, known: Array) -> Array:
-        """A^T W (value - star), the star being the mean of value over its observations and of ``known``."""
-        star = (scatter @ (weight * value) + known) * inverse[:, None]
-        return np.asarray(transposed @ (weight * (value - gather @ star)))
+    def eliminated(value: Complex, known: Complex | float) -> Complex:
+        """A^H W (value - star), the star being the mean of value over its observations and of what is ``known``."""
+        star = (scatter @ (problem.weight * value) + known) * inverse
+        return np.asarray(adjoint @ (problem.weight * (value - gather @ star)))
 
-    nothing = np.zeros((stars, 2))
-    right = -eliminated(problem.position, problem.reference_weight[:, None] * problem.reference)
-    c = np.zeros((design.shape[1], 2)) if start is None else start.reshape(-1, 2).copy()
-    blocks = _inverse_blocks(problem, inverse)
-    residual = right - eliminated(design @ c, nothing) - prior * c
-    z = _apply(blocks, residual)
-    direction, rho = z.copy(), (residual * z).sum(axis=0)
-    goal = tolerance**2 * (right * _apply(blocks, right)).sum(axis=0)
+    right = -eliminated(problem.position, problem.reference_weight * problem.reference)
+    c = np.zeros(len(prior), complex) if start is None else start.copy()
+    residual = right - eliminated(design @ c, 0.0) - prior * c
+    goal = tolerance**2 * _dot(right, _preconditioned(blocks, right))
+    z = _preconditioned(blocks, residual)
+    direction, rho = z, _dot(residual, z)
     for _ in range(limit):
-        if np.all(rho <= goal):
+        if rho <= goal:
             break
-        image = eliminated(design @ direction, nothing) + prior * direction
-        step = np.divide(rho, (direction * image).sum(axis=0), out=np.zeros(2), where=rho > goal)
-        c += step * direction
-        residual -= step * image
-        z = _apply(blocks, residual)
-        new = (residual * z).sum(axis=0)
-        direction = z + np.divide(new, rho, out=np.zeros(2), where=rho > 0) * direction
-        rho = new
-    return c.reshape(*problem.prior.shape, 2)
+        image = eliminated(design @ direction, 0.0) + prior * direction
+        step = rho / _dot(direction, image)
+        c, residual = c + step * direction, residual - step * image
+        z = _preconditioned(blocks, residual)
+        rho, last = _dot(residual, z), rho
+        direction = z + (rho / last) * direction
+    return c, np.asarray(design @ c)
 
 
-def _inverse_blocks(problem: Problem, inverse: Array) -> Array:
-    """Inverses (F, K, K) of each frame's own block of the normal equations."""
-    frames, terms = problem.prior.shape
-    weight = problem.weight * (1.0 - problem.weight * inverse[problem.star])
-    order = np.argsort(problem.frame, kind="stable")
-    bounds = np.searchsorted(problem.frame[order], np.arange(frames + 1))
-    blocks = np.empty((frames, terms, terms))
-    for f in range(frames):
-        own = order[bounds[f] : bounds[f + 1]]
-        rows = problem.terms[own]
-        blocks[f] = rows.T @ (rows * weight[own, None]) + np.diag(problem.prior[f])
-    return np.linalg.inv(blocks)
+def _dot(a: Complex, b: Complex) -> float:
+    return float(np.sum(a.real * b.real + a.imag * b.imag))
 
 
-def _apply(blocks: Array, vector: Array) -> Array:
-    frames, terms, _ = blocks.shape
-    return np.einsum("fij,fjk->fik", blocks, vector.reshape(frames, terms, 2)).reshape(-1, 2)
+def _preconditioned(blocks: list[Array], vector: Complex) -> Complex:
+    parts, at = [], 0
+    for inverse in blocks:
+        n, k = inverse.shape[:2]
+        parts.append(np.einsum("nij,nj->ni", inverse, vector[at : at + n * k].reshape(n, k)).ravel())
+        at += n * k
+    return np.concatenate(parts)
 
 
-def components(problem: Problem) -> IntArray:
+def components(problem: Problem, frames: int) -> IntArray:
     """The connected component of each frame (F,): frames are connected through the stars that count on both."""
-    frames, stars = len(problem.prior), len(problem.reference_weight)
     use = problem.weight > 0
+    size = frames + len(problem.reference_weight)
     edges = csr_array(
-        (np.ones(int(use.sum()), np.int8), (problem.frame[use], frames + problem.star[use])), shape=(frames + stars,) * 2
+        (np.ones(int(use.sum()), np.int8), (problem.frame[use], frames + problem.star[use])), shape=(size, size)
     )
     return np.asarray(connected_components(edges, directed=False)[1][:frames], np.int64)

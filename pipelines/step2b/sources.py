@@ -75,7 +75,7 @@ def read(con: duckdb.DuckDBPyConnection, inputs: Inputs, centre: tuple[float, fl
         inputs.relation(con, name)
     limits = {"min_snr": how.min_snr, "max_extendedness": how.max_extendedness}
     con.execute("CREATE OR REPLACE TEMP TABLE source AS " + statement("sources"), limits)
-    frames = con.execute(statement("frames")).to_arrow_table().to_pylist()
+    frames = con.sql(statement("frames")).to_arrow_table().to_pylist()
     if not frames:
         raise NoWork("no detection with a position in this tract")
     rows = con.execute("SELECT * FROM source ORDER BY sourceId").fetchnumpy()

@@ -1,14 +1,14 @@
 """assemble_coadd: the warps of one band and patch as a deep image and as a template for differencing.
 
-Both are means with one weight per warp, 1 / (its median variance), without the pixels that outliers.py rejects. Weights
-that do not follow the noise of single pixels keep the PSF of a star independent of its brightness: it is the average of the
-warps' PSFs with the same weights. The template takes the visits of better seeing only; where those have no data, all.
+Both are means with one weight per warp, 1 / (its median variance), without the pixels that outliers.py rejects.
+Weights that do not follow the noise of single pixels keep the PSF of a star independent of its brightness: it is the
+average of the warps' PSFs with the same weights. The template takes the visits of better seeing only; where those have
+no data, all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +16,18 @@ from numpy.typing import NDArray
 from pipelines.image import MASK, Image
 from pipelines.psf import PsfModel
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
+from pipelines.step3.config import CoaddConfig
+from pipelines.step3.lanczos import grown
 from pipelines.step3.outliers import BoolStack, FloatStack, psf_tolerance, rejected
-from pipelines.step3.resample import grown
 from pipelines.step3.warped_psf import fit_psf, noise_area, sample_grid
 
 #: Planes that a pixel of a coadd has when any pixel in it has.
 CARRIED = MASK["SAT"] | MASK["INTERPOLATED"]
 
 
-@dataclass(frozen=True)
-class CoaddConfig:
-    """``clip_sigma``, ``grow_sigma``, ``psf_margin``: see outliers.py; ``template_fraction`` of the visits, best seeing first.
-
-    Warps with less than ``min_relative_weight`` of the best one's weight are left out: they would only harm the median.
-    """
-
-    clip_sigma: float = 5.0
-    grow_sigma: float = 2.0
-    psf_margin: float = 0.1
-    template_fraction: float = 2 / 3
-    template_min: int = 3
-    min_relative_weight: float = 0.02
-    psf_grid: int = 8
-    psf_order: int = 2
-
-
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
-    """All ``direct_warp`` of one band and patch to ``deep_coadd`` and ``template_coadd`` (nJy); NoWork without warps."""
-    config = CoaddConfig(**quantum.config)
+    """All ``direct_warp`` of a band and patch to ``deep_coadd`` and ``template_coadd`` (nJy); NoWork without warps."""
+    config = CoaddConfig.read(quantum.config, quantum.task)
     warps = [warp for _, warp in inputs.images("direct_warp") if warp.psf is not None]
     if not warps:
         raise NoWork(f"no warp in band {quantum.data_id['band']} of patch {quantum.data_id['patch']}")
@@ -100,7 +84,8 @@ def average(
     empty = count == 0
     mask[empty] |= MASK["NO_DATA"]
     safe = np.where(empty, np.float32(np.nan), weight)
-    coadd = Image(total / safe, noise / (safe * safe), mask, warps[0].wcs, planes={"N_INPUT": count})
+    mean, variance_of_mean = (total / safe).astype(np.float32), (noise / (safe * safe)).astype(np.float32)
+    coadd = Image(mean, variance_of_mean, mask, warps[0].wcs, planes={"N_INPUT": count})
     coadd.psf = coadd_psf(warps, weights, keep, config)
     used = keep.any(axis=(1, 2))
     scale = float(coadd.wcs.pixel_scale) if coadd.wcs is not None else 1.0
@@ -115,7 +100,7 @@ def average(
 
 
 def psf_stamps(warps: Sequence[Image], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """PSF stamps (N, positions, size, size) of all warps at positions of the patch, padded to the size of the largest."""
+    """PSF stamps (N, positions, size, size) of all warps at positions of the patch, padded to the largest size."""
     models = [warp.psf for warp in warps if warp.psf is not None]
     size = max(model.size for model in models)
     stamps = np.zeros((len(models), len(x), size, size))
@@ -126,7 +111,7 @@ def psf_stamps(warps: Sequence[Image], x: NDArray[np.float64], y: NDArray[np.flo
 
 
 def coadd_psf(warps: Sequence[Image], weights: NDArray[np.float64], keep: BoolStack, config: CoaddConfig) -> PsfModel:
-    """The mean of the warps' PSFs on a grid, weighted as the pixels about each grid point are; then a polynomial through it."""
+    """A polynomial through the mean PSFs on a grid, weighted as the pixels about each grid point are."""
     shape = warps[0].shape
     x, y = sample_grid(shape, config.psf_grid)
     reach = np.arange(-6, 7, 3)

@@ -1,8 +1,9 @@
 """Sources on the coadds of all bands together: peaks, and which peaks share a footprint.
 
-The detection image is the mean of the bands weighted by 1 / (median variance). Peaks are found as DAOFIND does (Stetson
-1987, PASP 99, 191): the amplitude H of a Gaussian core on a free local background, fitted at every pixel, so that a faint
-star on the slope of a bright one is a peak of its own. A peak counts when a point source there is significant, too.
+The detection image is the mean of the bands weighted by 1 / (median variance). Peaks are found as DAOFIND does
+(Stetson 1987, PASP 99, 191): the amplitude H of a Gaussian core on a free local background, fitted at every pixel, so
+that a faint star on the slope of a bright one is a peak of its own. A peak counts when a point source there is
+significant, too.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class Field:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Sub-pixel positions ``x``, ``y`` (N,) in raster order, and the footprint (N,) that each lies in (1, 2, ...)."""
+    """Sub-pixel positions ``x``, ``y`` (N,) in raster order; ``footprints`` (ny, nx): connected significant pixels, 1, 2, ..."""
 
     x: Array
     y: Array
-    footprint: NDArray[np.int64]
+    footprints: NDArray[np.int64]
 
 
 def combined(fields: Sequence[Field]) -> Field:
@@ -65,8 +66,8 @@ def combined(fields: Sequence[Field]) -> Field:
         stamps[:, rim : size - rim, rim : size - rim] += float(w) * field.psf.centred(x, y)
     flat = PsfModel(np.zeros((3, 1, 1)), 1, (shape[0], shape[1]))
     slopes = np.linalg.lstsq(flat.weights(x, y), stamps.reshape(len(x), -1), rcond=None)[0]
-    psf = PsfModel(slopes.reshape(3, size, size), 1, (shape[0], shape[1]))
-    return Field(total / safe, noise / (safe * safe), valid, psf)
+    psf = PsfModel(np.asarray(slopes.reshape(3, size, size), np.float64), 1, (shape[0], shape[1]))
+    return Field((total / safe).astype(np.float32), (noise / (safe * safe)).astype(np.float32), valid, psf)
 
 
 def background(image: FloatImage, valid: BoolImage, mesh: int) -> FloatImage:
@@ -75,37 +76,44 @@ def background(image: FloatImage, valid: BoolImage, mesh: int) -> FloatImage:
     return np.asarray(model.back(), np.float32)
 
 
-def find_peaks(field: Field, threshold: float) -> Peaks:
-    """Peaks whose point-source signal to noise exceeds ``threshold`` on a background-subtracted detection image."""
+def find_peaks(field: Field, threshold: float, fitted: FloatImage | None = None, doubt: float = 0.0) -> Peaks:
+    """Peaks whose point-source signal to noise exceeds ``threshold`` on a background-subtracted detection image.
+
+    In a residual image (``fitted`` is what was subtracted), a peak must also exceed ``doubt`` times the light
+    subtracted about it: what is fainter may be the PSF model's error.
+    """
     ny, nx = field.image.shape
     sigma = field.psf.sigma((nx - 1) / 2, (ny - 1) / 2)
-    image = np.where(field.valid, field.image, np.float32(0))
     noise = np.sqrt(np.where(field.valid, field.variance, np.float32(np.inf)))
-    smooth = ndimage.gaussian_filter(image, sigma, mode="constant", truncate=4.0)
+    smooth = ndimage.gaussian_filter(field.image, sigma, mode="constant", truncate=4.0)
     # A Gaussian filter of the PSF's width is the matched filter; its sum of squares is 1 / (4 pi sigma^2).
     point = smooth * np.float32(2.0 * np.sqrt(np.pi) * sigma) / noise
-    core, core_noise = core_amplitude(image, sigma)
+    core, core_noise = core_amplitude(field.image, sigma)
     peaked = (core == ndimage.maximum_filter(core, 3, mode="constant")) & (point > threshold)
     peaked &= core > np.float32(3.0 * core_noise) * noise
     footprints, count = ndimage.label(point > threshold, structure=np.ones((3, 3), bool))
-    # A footprint too faint or too flat to have a core is one source, at its most significant pixel.
-    bare = np.setdiff1d(np.arange(1, count + 1), footprints[peaked])
-    if len(bare):
-        where = np.array(ndimage.maximum_position(point, footprints, bare))
-        peaked[where[:, 0], where[:, 1]] = True
+    if fitted is None:
+        # A footprint too faint or too flat to have a core is one source, at its most significant pixel.
+        bare = np.setdiff1d(np.arange(1, count + 1), footprints[peaked])
+        if len(bare):
+            where = np.array(ndimage.maximum_position(point, footprints, bare))
+            peaked[where[:, 0], where[:, 1]] = True
+    else:
+        peaked &= smooth > np.float32(doubt) * ndimage.gaussian_filter(fitted, sigma, mode="constant", truncate=4.0)
     rows, columns = np.nonzero(peaked)
-    dx, dy = vertex(smooth, rows, columns)
-    return Peaks(columns + dx, rows + dy, footprints[rows, columns].astype(np.int64))
+    dx, dy = vertex(core, rows, columns)
+    return Peaks(columns + dx, rows + dy, footprints)
 
 
 def core_amplitude(image: FloatImage, sigma: float) -> tuple[FloatImage, float]:
-    """Least-squares amplitude of a Gaussian core on a constant, over a small square about each pixel; its noise per unit noise."""
+    """Least-squares amplitude of a Gaussian core on a constant in a small square about each pixel; its unit noise."""
     half = max(2, round(1.6 * sigma))
     offset = np.arange(-half, half + 1)
     line = np.exp(-0.5 * (offset / sigma) ** 2)
     kernel = np.outer(line, line)
     mean, scale = kernel.mean(), np.sum((kernel - kernel.mean()) ** 2)
-    blurred = ndimage.correlate1d(ndimage.correlate1d(image, line, axis=0, mode="constant"), line, axis=1, mode="constant")
+    blurred = ndimage.correlate1d(image, line, axis=0, mode="constant")
+    blurred = ndimage.correlate1d(blurred, line, axis=1, mode="constant")
     boxed = ndimage.uniform_filter(image, 2 * half + 1, mode="constant") * kernel.size
     amplitude = (blurred - np.float32(mean) * boxed) / np.float32(scale)
     return np.asarray(amplitude, np.float32), float(1.0 / np.sqrt(scale))

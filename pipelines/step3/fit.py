@@ -1,8 +1,9 @@
 """All sources of an image at once: amplitudes of PSFs by sparse linear least squares.
 
-With one row of B per component (its stamp on the pixels), the amplitudes f solve (B B') f = B d. Pixels have equal weight:
-weights from the data's own variance would make bright stars faint, and their PSF depend on brightness. Where stars do not
-overlap this is the classic PSF flux P.d / P.P; where they do, each gets its share (Stetson 1987's groups, but all at once).
+With one row of B per component (its stamp on the pixels), the amplitudes f solve (B B') f = B d. Pixels have equal
+weight: weights from the data's own variance would make bright stars faint, and their PSF depend on brightness. Where
+stars do not overlap this is the classic PSF flux P.d / P.P; where they do, each gets its share (Stetson 1987's groups,
+but all at once).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NEIGHBOURS = 6
 
 @dataclass(frozen=True)
 class Stamps:
-    """Components on the pixels: ``values`` (N, n, n) sum to one over an unbounded stamp; ``x0``, ``y0`` (N,) lower-left pixels."""
+    """Components on the pixels: ``values`` (N, n, n), whole PSFs sum to one; ``x0``, ``y0`` (N,) lower-left pixels."""
 
     values: Array
     x0: IntArray
@@ -41,7 +42,7 @@ class Stamps:
         return int(self.values.shape[-1])
 
     def pixels(self, shape: tuple[int, int]) -> tuple[IntArray, NDArray[np.bool_]]:
-        """Flat pixel indices (N, n, n) in an image of ``shape``, and which of them exist (the others point at pixel 0)."""
+        """Flat pixel indices (N, n, n) in an image of ``shape``, and which of them exist (others point at pixel 0)."""
         step = np.arange(self.size)
         columns, rows = self.x0[:, None] + step, self.y0[:, None] + step
         inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
@@ -81,12 +82,13 @@ def model(design: sparse.csr_array, amplitude: Array, shape: tuple[int, int]) ->
 
 
 def errors(design: sparse.csr_array, normal: sparse.csr_array, variance: FloatImage) -> Array:
-    """Standard errors (N,) of the amplitudes: (B B')^-1 B V B' (B B')^-1, each over the source and its closest neighbours.
+    """Standard errors (N,) of the amplitudes: (B B')^-1 B V B' (B B')^-1, over the source and its closest neighbours.
 
     The inverse of the whole normal matrix is dense; a source's error is set by the few neighbours it overlaps most.
     """
     count = design.shape[0]
-    scaled = sparse.csr_array((design.data * variance.ravel()[design.indices], design.indices, design.indptr), design.shape)
+    noisy = design.data * variance.ravel()[design.indices]
+    scaled = sparse.csr_array((noisy, design.indices, design.indptr), design.shape)
     spread = sparse.csr_array(scaled @ design.T)
     normal.sort_indices()
     spread.sort_indices()
@@ -107,7 +109,7 @@ def errors(design: sparse.csr_array, normal: sparse.csr_array, variance: FloatIm
     unit = np.zeros((count, NEIGHBOURS + 1, 1))
     unit[:, 0] = 1.0
     line = np.linalg.solve(a, unit)[:, :, 0]
-    return np.sqrt(np.maximum(np.einsum("ni,nij,nj->n", line, b, line), 0.0))
+    return np.asarray(np.sqrt(np.maximum(np.einsum("ni,nij,nj->n", line, b, line), 0.0)))
 
 
 def _blocks(matrix: sparse.csr_array, group: IntArray) -> Array:
@@ -123,8 +125,8 @@ def _blocks(matrix: sparse.csr_array, group: IntArray) -> Array:
 def offsets(stamps: Stamps, cutouts: Array, amplitude: Array, valid: Array) -> tuple[Array, Array]:
     """Moves (dx, dy) (N,), within half a pixel, that centre each PSF on its own light.
 
-    First order in the move: cutout = f P - f (dx dP/dx + dy dP/dy), fitted with f free; the gradient is that of the stamps'
-    pixels, a little too shallow, so that it takes two or three rounds. Sources without signal stay.
+    First order in the move: cutout = f P - f (dx dP/dx + dy dP/dy), fitted with f free; the gradient is that of the
+    stamps' pixels, a little too shallow, so that it takes two or three rounds. Sources without signal stay.
     """
     slope_y, slope_x = np.gradient(stamps.values, axis=(1, 2))
     basis = np.stack([stamps.values, -slope_x, -slope_y], axis=1) * valid[:, None]

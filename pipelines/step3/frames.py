@@ -1,7 +1,7 @@
 """What the quanta of one job share: detector images and summary rows, read once and kept while they fit.
 
-Neighbouring patches need the same detectors. Keeping is only a matter of speed: files are immutable, and a file is known
-by its checksum, so what is kept is what would be read.
+Neighbouring patches need the same detectors. Keeping is only a matter of speed: files are immutable, and a file is
+known by its checksum, so what is kept is what would be read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rows(inputs: Inputs, dataset_type: str) -> list[dict[str, Any]]:
     """The rows of a small input table, not to be changed by the caller."""
     refs = inputs.refs(dataset_type)
     if any(ref.file_checksum is None for ref in refs):
-        return inputs.table(dataset_type).to_pylist()
+        return list(inputs.table(dataset_type).to_pylist())
     key = (str(inputs.root), *(f"{ref.dataset_id} {ref.file_checksum}" for ref in refs))
     if key not in _tables:
         _tables[key] = inputs.table(dataset_type).to_pylist()

@@ -1,10 +1,11 @@
 """What does not belong to the constant sky: pixels of a warp that disagree with the other warps.
 
-A pixel is rejected when it is farther from the median of all warps than noise *and the differences of seeing* can explain:
-|d_i - m| > k sigma_i + a_i b, where b is the maximum of m over 5 x 5 pixels and a_i the largest difference between the
-PSF of warp i and the median PSF, as a fraction of the same local maximum of the PSF. So the cores of stars, where images of
-different seeing differ by many sigma, are kept whole, and transients, cosmic rays and satellites on sky are not.
-The idea of a tolerance from the local signal is that of drizzle's cosmic-ray test (Fruchter & Hook 2002, PASP 114, 144).
+A pixel is rejected when it is farther from the median of all warps than noise *and the differences of seeing* can
+explain: |d_i - m| > k sigma_i + a_i b, where b is the maximum of m over 5 x 5 pixels and a_i the largest difference
+between the PSF of warp i and the median PSF, as a fraction of the same local maximum of the PSF. So the cores of
+stars, where images of different seeing differ by many sigma, are kept whole, and transients, cosmic rays and
+satellites on sky are not. The idea of a tolerance from the local signal is that of drizzle's cosmic-ray test (Fruchter
+& Hook 2002, PASP 114, 144).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.step3.resample import grown
+from pipelines.step3.lanczos import grown
 
 FloatStack = NDArray[np.float32]
 BoolStack = NDArray[np.bool_]
@@ -23,18 +24,18 @@ REACH = 3
 
 
 def median(stack: FloatStack) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Median over warps (N, ny, nx), NaN left out, and how many warps had a value; of two values the lower.
+    """Median over warps (N, ny, nx), NaN left out, and how many warps had a value; of two values the one nearer to zero.
 
-    What comes and goes is bright, so that of two values the lower is the constant sky's. NaN where there is none.
+    Of two that disagree one is wrong, and the sky's background is zero: what comes and goes, and what interpolation
+    makes of it, is farther from that. NaN where there is no value.
     """
     count, ny, nx = stack.shape
     columns = np.ascontiguousarray(stack.reshape(count, -1).T)
     columns.sort(axis=1)  # NaN last
     n = count - np.isnan(columns).sum(axis=1)
-    low = np.maximum((n - 1) // 2, 0)
-    high = np.where(n == 2, 0, np.minimum(n // 2, count - 1))
     each = np.arange(len(columns))
-    middle = np.float32(0.5) * (columns[each, low] + columns[each, high])
+    low, high = columns[each, np.maximum((n - 1) // 2, 0)], columns[each, np.minimum(n // 2, count - 1)]
+    middle = np.where(n == 2, np.where(np.abs(low) < np.abs(high), low, high), np.float32(0.5) * (low + high))
     return middle.reshape(ny, nx), n.reshape(ny, nx)
 
 
@@ -43,7 +44,8 @@ def psf_tolerance(stamps: NDArray[np.float64], margin: float) -> NDArray[np.floa
     middle = np.median(stamps, axis=0)
     local = ndimage.maximum_filter(middle, 5)
     seen = local > 0.02 * local.max()
-    return margin + np.max(np.abs(stamps - middle)[:, seen] / local[seen], axis=1)
+    excess: NDArray[np.float64] = np.max(np.abs(stamps - middle)[:, seen] / local[seen], axis=1)
+    return margin + excess
 
 
 def rejected(
@@ -52,7 +54,8 @@ def rejected(
     """Pixels (N, ny, nx) to leave out. ``exempt`` (ny, nx) pixels are never rejected (saturated stars).
 
     A pixel is a seed when it, or the mean of the 3 x 3 pixels about it, is ``clip`` sigma beyond its tolerance. Pixels
-    within REACH of a seed go with it when they are ``grow`` sigma beyond theirs. Nothing is rejected where one warp has data.
+    within REACH of a seed go with it when they are ``grow`` sigma beyond theirs. Nothing is rejected where one warp
+    has data.
     """
     middle, count = median(stack)
     bright = ndimage.maximum_filter(np.nan_to_num(middle), 5, mode="nearest")
@@ -66,7 +69,8 @@ def rejected(
             off = np.nan_to_num(image - middle)
             excess = (np.abs(off) - allowed) / sigma
             mean = ndimage.uniform_filter(off, 3, mode="nearest")
-            # The noise of a mean of nine white pixels is a third; correlation and the median's own noise make it a half.
+            # The noise of a mean of nine white pixels is a third; correlation and the median's own noise make it a
+            # half.
             mean_excess = (np.abs(mean) - allowed) / (np.float32(0.5) * sigma)
             seed = (excess > clip) | (mean_excess > clip)
             if seed.any():

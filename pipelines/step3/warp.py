@@ -7,8 +7,7 @@ warp share one weight, so that the PSF of a coadd is the same average of PSFs as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,26 +17,20 @@ from pipelines.image import MASK, Image
 from pipelines.psf import PsfModel
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.step3 import frames
-from pipelines.step3.resample import fill, footprint, grown, lanczos3
+from pipelines.step3.config import WarpConfig
+from pipelines.step3.lanczos import fill, footprint, grown, lanczos3
 from pipelines.step3.warped_psf import carried, carried_size, fit_psf, noise_area, sample_grid
 from pipelines.wcs import SkyWcs
 
 #: Zero point of a flux in nJy: mag_AB = 31.4 - 2.5 log10(flux / nJy).
 NJY_ZERO_POINT = 31.4
 
+#: Columns of visit_summary that a warp's header repeats.
+OF_VISIT = ("instrument", "visit", "band", "physical_filter", "day_obs", "mjd_mid", "exposure_time")
+
 #: Planes whose pixels hold no usable value. Saturated pixels are kept (a hole in every bright star would help nobody)
 #: and stay marked.
 UNUSABLE = MASK["BAD"] | MASK["CR"] | MASK["EDGE"] | MASK["NO_DATA"] | MASK["BLEED"]
-
-
-@dataclass(frozen=True)
-class WarpConfig:
-    """``max_zero_point_error`` (mag) admits detectors of cloudy visits; ``psf_grid`` PSF samples a side of the patch."""
-
-    max_zero_point_error: float = 0.05
-    psf_grid: int = 5
-    psf_order: int = 1
-    min_pixels: int = 100
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
@@ -45,7 +38,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
 
     NoWork when no detector of the visit has a usable calibration or no usable pixel falls in the patch.
     """
-    config = WarpConfig(**quantum.config)
+    config = WarpConfig.read(quantum.config, quantum.task)
     sky, tract, patch = frames.sky(quantum.data_id["skymap"]), quantum.data_id["tract"], quantum.data_id["patch"]
     x0, y0, x1, y1 = (int(v) for v in sky.outer_box(patch))
     rows = {row["detector"]: row for row in frames.rows(inputs, "visit_summary") if usable(row, config)}
@@ -61,7 +54,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     warp.psf = warp_psf(warp, used, config)
     row = used[0][1]
     warp.meta = {
-        **{key: row[key] for key in ("instrument", "visit", "band", "physical_filter", "day_obs", "mjd_mid", "exposure_time")},
+        **{key: row[key] for key in OF_VISIT},
         "skymap": quantum.data_id["skymap"], "tract": tract, "patch": patch, "x0": x0, "y0": y0,
         "photometric": all(r["photometric"] for _, r in used), "n_input": len(used),
         "BUNIT": "nJy", "zeroPoint": NJY_ZERO_POINT,
@@ -72,7 +65,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
 
 
 def usable(row: Mapping[str, Any], config: WarpConfig) -> bool:
-    """Whether a detector's calibration serves: a finite zero point of a photometric visit, or one with a small error."""
+    """Whether a detector's calibration serves: a zero point of a photometric visit, or one with a small error."""
     zero_point, error = row["zeroPoint"], row["zeroPointErr"]
     if zero_point is None or not np.isfinite(zero_point):
         return False
@@ -122,7 +115,7 @@ def _put(plane: NDArray[Any], box: tuple[slice, slice], inside: NDArray[np.bool_
     plane[box][inside] = values
 
 
-def warp_psf(warp: Image, used: list[tuple[Image, Mapping[str, Any]]], config: WarpConfig) -> PsfModel:
+def warp_psf(warp: Image, used: Sequence[tuple[Image, Mapping[str, Any]]], config: WarpConfig) -> PsfModel:
     """The PSF of a warp from the models of its detectors, sampled on a grid of its pixels that have data."""
     assert warp.wcs is not None
     sources = [(image, SkyWcs.from_json(row["wcs"])) for image, row in used if image.psf is not None]

@@ -1,8 +1,8 @@
 """The PSF of a warp: the detectors' models carried through the resampling, as one model over the patch.
 
-The PSF at a target position is the detector's PSF there, smoothed by the interpolation kernel and sampled on the target's
-pixels through the local linear part of the mapping (so it is rotated, scaled and sheared with the stars).
-A model over the patch is the polynomial of low order through such samples.
+The PSF at a target position is the detector's PSF there, smoothed by the interpolation kernel and sampled on the
+target's pixels through the local linear part of the mapping (so it is rotated, scaled and sheared with the stars). A
+model over the patch is the polynomial of low order through such samples.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pipelines.psf import PsfModel
-from pipelines.step3.resample import interpolated_psf_operator
+from pipelines.step3.lanczos import interpolated_psf_operator
 from pipelines.wcs import SkyWcs, polynomial_terms
 
 Array = NDArray[np.float64]
 
 
 def carried(psf: PsfModel, source: SkyWcs, target: SkyWcs, x: ArrayLike, y: ArrayLike, size: int) -> Array:
-    """PSF stamps (N, size, size), sum 1, at target positions (N,) of a detector with model ``psf`` and WCS ``source``."""
+    """PSF stamps (N, size, size), sum 1, at target positions (N,), of a detector with ``psf`` and WCS ``source``."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     step = 0.5
     around = (np.stack([x, x + step, x - step, x, x]), np.stack([y, y, y, y + step, y - step]))
@@ -44,7 +44,9 @@ def carried_size(psf: PsfModel, source: SkyWcs, target: SkyWcs) -> int:
     return 2 * max(3, int(np.ceil(half - 0.25))) + 1
 
 
-def fit_psf(stamps: Array, x: ArrayLike, y: ArrayLike, weight: ArrayLike, shape: tuple[int, int], order: int) -> PsfModel:
+def fit_psf(
+    stamps: Array, x: ArrayLike, y: ArrayLike, weight: ArrayLike, shape: tuple[int, int], order: int
+) -> PsfModel:
     """The model of at most ``order`` through PSF stamps (N, size, size) at positions (N,) of an image of ``shape``.
 
     The order is lowered until there are twice as many samples as coefficients; order 0 is the weighted mean.

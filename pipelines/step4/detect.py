@@ -43,7 +43,9 @@ class DiaSources:
     bad: NDArray[np.bool_]
 
 
-def matched_filter(image: NDArray[np.float32], weight: NDArray[np.float32], psf: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def matched_filter(
+    image: NDArray[np.float32], weight: NDArray[np.float32], psf: Array
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Flux of a point source at each pixel and its inverse variance: sum(P w d) / sum(P^2 w), sum(P^2 w); w = 1/variance."""
     half = psf.shape[0] // 2
     padded = tuple(fft.next_fast_len(n + 2 * half, real=True) for n in image.shape)
@@ -55,12 +57,18 @@ def matched_filter(image: NDArray[np.float32], weight: NDArray[np.float32], psf:
 
     information = np.maximum(correlated(weight, psf**2), 0)
     # where hardly any of the PSF falls on usable pixels there is nothing to detect
-    seen = information > 0.05 * float((psf**2).sum()) * float(np.median(weight[weight > 0])) if (weight > 0).any() else information > 0
+    seen = (
+        information > 0.05 * float((psf**2).sum()) * float(np.median(weight[weight > 0]))
+        if (weight > 0).any()
+        else information > 0
+    )
     flux = np.divide(correlated(image * weight, psf), information, out=np.zeros_like(information), where=seen)
     return flux, np.where(seen, information, np.float32(0))
 
 
-def significance(difference: Image, template: NDArray[np.float32], settings: DetectSettings) -> tuple[NDArray[np.float32], float]:
+def significance(
+    difference: Image, template: NDArray[np.float32], settings: DetectSettings
+) -> tuple[NDArray[np.float32], float]:
     """Signal to noise of a point source at each pixel (ny, nx), and the factor by which errors exceed the variance plane.
 
     The factor is the robust scatter of the map over blank sky: what the variance plane does not know (resampling, the visit
@@ -97,7 +105,11 @@ def detect(difference: Image, science: Image, snr: NDArray[np.float32], settings
     height = snr[row, column].astype(float)
     x, y = _centroids(snr, column, row)
     around = peaks.cutouts(snr, column, row, radius) * np.sign(height)[:, None, None]
-    dipole = -around.min(axis=(1, 2)) > np.maximum(0.6 * settings.threshold, 0.35 * np.abs(height)) if len(row) else np.zeros(0, bool)
+    dipole = (
+        -around.min(axis=(1, 2)) > np.maximum(0.6 * settings.threshold, 0.35 * np.abs(height))
+        if len(row)
+        else np.zeros(0, bool)
+    )
     fluxes, direct = forced(difference, x, y), forced(science, x, y)
     aperture, error = _apertures(difference, x, y, settings.aperture * sigma)
     with np.errstate(invalid="ignore"):

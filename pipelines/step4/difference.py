@@ -60,7 +60,7 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     width, template_width = science.psf.sigma(*middle), template.psf.sigma(*middle)
     template_convolved = template_width <= width
     sharp, broad = (template, science) if template_convolved else (science, template)
-    kernel = match(sharp, broad, settings, max(width, template_width))
+    kernel = match(sharp, broad, template, settings, max(width, template_width))
     usable = ~science.bad() & ~template.bad(_TEMPLATE_PLANES)
     sharp_pixels, broad_pixels = (np.where(i.bad(MASK["NO_DATA"]), 0, filled(i)[0]) for i in (sharp, broad))
     sharp_noise, broad_noise = (float(np.median(i.variance[usable])) if usable.any() else 1.0 for i in (sharp, broad))
@@ -73,9 +73,10 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     for (p, q), plane in zip(polynomial_terms(kernel.order), kernel.planes, strict=True):
         term = fft.irfft2(spectrum * _centred_spectrum(plane, padded), padded)[here]
         convolved += term * np.outer(np.linspace(-1, 1, ny) ** q, np.linspace(-1, 1, nx) ** p).astype(np.float32)
-    pixels = (science.image - convolved) if template_convolved else (convolved - template.image)
     nothing = template.bad(MASK["NO_DATA"]) | science.bad(MASK["NO_DATA"])
-    pixels = np.where(nothing | ~np.isfinite(pixels), np.float32(0), pixels)
+    pixels = np.where(
+        nothing, np.float32(0), broad_pixels - convolved if template_convolved else convolved - broad_pixels
+    )
 
     response = np.abs(_centred_spectrum(kernel.at(*middle)[0], padded))
     noise = max(sharp_noise, _LEAST_NOISE * broad_noise)
@@ -83,9 +84,11 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     whiten /= whiten[0, 0]
     pixels = fft.irfft2(fft.rfft2(pixels, padded) * whiten, padded)[here]
 
-    mask = science.mask | (spread(template.mask, half // 2) & _TEMPLATE_PLANES)
+    edge = half // 2  # beyond it a kernel has next to nothing
+    near = spread(template.mask & _TEMPLATE_PLANES, edge)
+    mask = science.mask | (near & ~MASK["NO_DATA"])
+    mask[(near & MASK["NO_DATA"]) != 0] |= MASK["EDGE"]
     mask[nothing] |= MASK["NO_DATA"]
-    edge = half // 2
     for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
         mask[side] |= MASK["EDGE"]
     variance = science.variance + template.variance
@@ -98,33 +101,42 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     return Difference(result, kernel, template_convolved)
 
 
-def match(sharp: Image, broad: Image, settings: MatchSettings, width: float) -> MatchingKernel:
-    """The kernel that gives ``sharp`` the PSF of ``broad``; ``width`` is the sigma of the broader PSF in pixels."""
+def match(sharp: Image, broad: Image, static: Image, settings: MatchSettings, width: float) -> MatchingKernel:
+    """The kernel that gives ``sharp`` the PSF of ``broad``; ``width`` is the sigma of the broader PSF in pixels.
+
+    Stars are taken from ``static``, the one of the two that holds no transients.
+    """
     assert sharp.psf is not None and broad.psf is not None
     basis = Basis.gaussians(int(np.ceil(5 * width)), (0.5 * width, width, 2 * width), (3, 2, 0))
     size = 2 * int(np.ceil(7 * width)) + 1
-    stars = _star_stamps(sharp, broad, basis, size, settings)
-    return fit(basis, stars, _model_stamps(sharp.psf, broad.psf, basis, size, settings), settings.kernel_order, sharp.shape)
+    stars = _star_stamps(sharp, broad, static, basis, size, settings)
+    models = _model_stamps(sharp.psf, broad.psf, basis, size, settings)
+    return fit(basis, stars, models, settings.kernel_order, sharp.shape)
 
 
-def _star_stamps(sharp: Image, broad: Image, basis: Basis, size: int, settings: MatchSettings) -> Stamps:
-    """Stamps around the brightest usable sources, spread over the image."""
+def _star_stamps(sharp: Image, broad: Image, static: Image, basis: Basis, size: int, settings: MatchSettings) -> Stamps:
+    """Stamps around the brightest usable sources of ``static``, spread over the image; unusable pixels weigh nothing."""
     ny, nx = sharp.shape
-    reach = size // 2 + basis.half
-    bad = (sharp.bad() | broad.bad() | ~np.isfinite(sharp.image) | ~np.isfinite(broad.image)).astype(np.float32)
-    snr = np.where(bad, 0, sharp.image / np.sqrt(np.where(bad, 1, sharp.variance)))
+    half, reach = size // 2, size // 2 + basis.half
+    bad = spread((sharp.bad() | ~np.isfinite(sharp.image)).astype(np.int16), 2) != 0
+    bad |= broad.bad() | ~np.isfinite(broad.image)
+    snr = np.where(bad, 0, static.image / np.sqrt(np.where(bad, 1, static.variance)))
     y, x = peaks.local_maxima(snr, settings.kernel_star_snr, 3)
     inside = (x >= reach) & (x < nx - reach) & (y >= reach) & (y < ny - reach)
     x, y = x[inside], y[inside]
-    clean = peaks.box_sums(bad, x, y, reach) == 0
+    hidden = bad.astype(np.float32)
+    # a star needs its core, and most of what surrounds it
+    clean = (peaks.box_sums(hidden, x, y, 3) == 0) & (peaks.box_sums(hidden, x, y, half) < 0.15 * size**2)
     x, y = x[clean], y[clean]
-    chosen = peaks.spread_out(x, y, sharp.image[y, x], sharp.shape, cells=4, most=settings.kernel_stars)
+    chosen = peaks.spread_out(x, y, static.image[y, x], sharp.shape, cells=4, most=settings.kernel_stars)
     x, y = x[chosen], y[chosen]
-    flux = peaks.cutouts(broad.image, x, y, size // 2).astype(float)
-    noise = peaks.cutouts(sharp.variance, x, y, size // 2).astype(float)
-    weight = 1.0 / (noise + peaks.cutouts(broad.variance, x, y, size // 2) + (settings.kernel_star_error * flux) ** 2)
-    stamps = peaks.cutouts(sharp.image, x, y, reach).astype(float)
-    return Stamps(stamps, flux, weight, x.astype(float), y.astype(float), stars=True)
+    before, after = (np.where(i.bad(MASK["NO_DATA"]), np.float32(0), filled(i)[0]) for i in (sharp, broad))
+    flux = peaks.cutouts(after, x, y, half).astype(float)
+    variance = np.where(bad, np.inf, sharp.variance + broad.variance)
+    weight = 1.0 / (peaks.cutouts(variance, x, y, half) + (settings.kernel_star_error * flux) ** 2)
+    return Stamps(
+        peaks.cutouts(before, x, y, reach).astype(float), flux, weight, x.astype(float), y.astype(float), stars=True
+    )
 
 
 def _model_stamps(sharp: PsfModel, broad: PsfModel, basis: Basis, size: int, settings: MatchSettings) -> Stamps:

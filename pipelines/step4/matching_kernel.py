@@ -122,7 +122,8 @@ class _Equations:
     @classmethod
     def of(cls, basis: Basis, stamps: Stamps, order: int, shape: tuple[int, int]) -> _Equations:
         n, pixels = len(stamps.x), stamps.broad.shape[1] * stamps.broad.shape[2]
-        design = np.moveaxis(basis.convolved(stamps.sharp), 0, 1).reshape(n, -1, pixels)
+        k = len(basis.pairs)
+        design = np.moveaxis(basis.convolved(stamps.sharp), 0, 1).reshape(n, k, pixels)
         target, weight = stamps.broad.reshape(n, 1, pixels), stamps.weight.reshape(n, 1, pixels)
         if stamps.stars:  # the background of each pair is eliminated: weighted means are removed on both sides
             total = np.maximum(weight.sum(axis=2, keepdims=True), 1e-300)

@@ -35,9 +35,9 @@ def box_sums(plane: NDArray[np.floating], x: Index, y: Index, radius: int) -> ND
 def spread_out(
     x: Index, y: Index, brightness: NDArray[np.floating], shape: tuple[int, int], cells: int, most: int
 ) -> Index:
-    """Indices of the brightest, at most ``most`` in all and most / cells^2 from each of cells x cells parts of the image."""
+    """Indices of the brightest, most / cells^2 (rounded up) from each of cells x cells parts of the image."""
     cell = (y * cells // shape[0]) * cells + x * cells // shape[1]
     order = np.lexsort((x, y, -np.asarray(brightness, float), cell))
     sorted_cell = cell[order]
     rank = np.arange(len(order)) - np.searchsorted(sorted_cell, sorted_cell)
-    return np.sort(order[rank < max(1, most // cells**2)])
+    return np.sort(order[rank < -(-most // cells**2)])

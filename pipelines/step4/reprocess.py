@@ -26,7 +26,7 @@ class Settings:
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     """``visit_image``; NoWork where the visit has no final calibration of this detector."""
-    (settings,) = quantum.settings(Settings)
+    settings = quantum.settings(Settings)
     detector = quantum.data_id["detector"]
     summary = inputs.table("visit_summary")
     rows = summary.filter(pc.equal(summary["detector"], detector)).to_pylist()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-import schemas
 from pipelines import skymap
 from pipelines.image import Image
-from pipelines.photometry import nullable
+from pipelines.photometry import rows
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.step4.detect import DetectSettings, DiaSources, detect, significance
 from pipelines.step4.difference import MatchSettings, subtract
@@ -21,9 +22,14 @@ from pipelines.step4.template import template_for
 RUNNING_BITS = 12
 
 
+@dataclass(frozen=True)
+class Settings(MatchSettings, DetectSettings):
+    """All settings of the task."""
+
+
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     """``difference_image`` and ``dia_source``; NoWork where the tract's template has no pixel on the detector."""
-    matching, detection = quantum.settings(MatchSettings, DetectSettings)
+    settings = quantum.settings(Settings)
     science = inputs.image("visit_image")
     if science.wcs is None or science.psf is None:
         raise ValueError("visit_image has no WCS or no PSF")
@@ -31,16 +37,16 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     template = template_for(patches, science.wcs, science.shape, science.psf.size)
     if template is None:
         raise NoWork(f"the templates of tract {quantum.data_id['tract']} have no pixel on this detector")
-    difference = subtract(science, template, matching)
+    difference = subtract(science, template, settings)
     image = difference.image
-    snr, scale = significance(image, template.image, detection)
+    snr, scale = significance(image, template.image, settings)
     image.variance *= np.float32(scale**2)
     image.meta |= {
         "skymap": quantum.data_id["skymap"], "tract": quantum.data_id["tract"], "noise_scale": scale,
         "kernel_stars": difference.kernel.stars, "kernel_chi2": difference.kernel.chi2,
         "template_convolved": difference.template_convolved,
     }  # fmt: skip
-    found = detect(image, science, snr, detection)
+    found = detect(image, science, snr, settings)
     return {"difference_image": image, "dia_source": table(quantum, science, found)}
 
 
@@ -55,40 +61,33 @@ def table(quantum: Quantum, science: Image, found: DiaSources) -> pa.Table:
     ra, dec = science.wcs.pixel_to_sky(found.x, found.y)
     name, tract = str(quantum.data_id["skymap"]), int(quantum.data_id["tract"])
     own = _skymap(name).in_inner_region(tract, ra, dec)
+    visit, detector = quantum.data_id["visit"], quantum.data_id["detector"]
     n = int(own.sum())
-    constant = {
-        "tract": tract, "skymap": name, "visit": quantum.data_id["visit"], "detector": quantum.data_id["detector"],
-        "instrument": quantum.data_id["instrument"], "band": science.meta["band"],
-        "physical_filter": science.meta["physical_filter"], "midpointMjdTai": float(science.meta["mjd_mid"]),
-    }  # fmt: skip
-    columns = {
-        "diaSourceId": source_ids(constant["visit"], constant["detector"], tract, n),
-        "coord_ra": ra[own], "coord_dec": dec[own], "x": found.x[own], "y": found.y[own],
-        "psfFlux": nullable(found.flux[own]), "psfFluxErr": nullable(found.flux_error[own]),
-        "apFlux": nullable(found.aperture_flux[own]), "apFluxErr": nullable(found.aperture_flux_error[own]),
-        "scienceFlux": nullable(found.science_flux[own]), "scienceFluxErr": nullable(found.science_flux_error[own]),
-        "snr": found.snr[own].astype(np.float32), "isDipole": found.dipole[own], "flag_bad": found.bad[own],
-    }  # fmt: skip
-    return rows("dia_source", n, constant, columns)
+    return rows(
+        "dia_source",
+        n,
+        {
+            "tract": tract, "skymap": name, "visit": visit, "detector": detector, "instrument": quantum.data_id["instrument"],
+            "band": science.meta["band"], "physical_filter": science.meta["physical_filter"],
+            "midpointMjdTai": float(science.meta["mjd_mid"]),
+        },
+        {
+            "diaSourceId": source_ids(visit, detector, tract, n), "coord_ra": ra[own], "coord_dec": dec[own],
+            "x": found.x[own], "y": found.y[own],
+            "psfFlux": found.flux[own], "psfFluxErr": found.flux_error[own],
+            "apFlux": found.aperture_flux[own], "apFluxErr": found.aperture_flux_error[own],
+            "scienceFlux": found.science_flux[own], "scienceFluxErr": found.science_flux_error[own],
+            "snr": found.snr[own].astype(np.float32), "isDipole": found.dipole[own], "flag_bad": found.bad[own],
+        },
+    )  # fmt: skip
 
 
-def rows(name: str, n: int, constant: dict[str, object], columns: dict[str, object]) -> pa.Table:
-    """``n`` rows of a declared table without ``site``: values that are the same in each row, and columns."""
-    schema = schemas.table(name).arrow
-    arrays = {
-        field.name: pa.array([constant[field.name]] * n, field.type) if field.name in constant
-        else columns[field.name] if isinstance(columns[field.name], pa.Array)
-        else pa.array(columns[field.name], field.type)
-        for field in schema
-        if field.name != "site"
-    }  # fmt: skip
-    return pa.table(arrays, schema=pa.schema([f for f in schema if f.name != "site"]))
-
-
-def source_ids(visit: object, detector: object, tract: object, n: int) -> np.ndarray:
+def source_ids(visit: int, detector: int, tract: int, n: int) -> NDArray[np.int64]:
     """``n`` ids that no other (visit, detector, tract) has, up to a chance of about (number of them)^2 / 2^52."""
     if n > 1 << RUNNING_BITS:
-        raise ValueError(f"{n} difference sources on one detector: the subtraction of visit {visit} detector {detector} failed")
+        raise ValueError(
+            f"{n} difference sources on one detector: the subtraction of visit {visit} detector {detector} failed"
+        )
     digest = hashlib.sha256(f"{visit}|{detector}|{tract}".encode()).digest()
     high = int.from_bytes(digest[:8], "big") >> (RUNNING_BITS + 1)
     return (high << RUNNING_BITS) + np.arange(n, dtype=np.int64)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+import schemas
 from pipelines import skymap
 from pipelines.image import MASK, Image
 from pipelines.psf import PsfModel
+from pipelines.quantum import DatasetRef, Inputs
 from pipelines.resample import PixelMap, psf_through, resample, warped_psf
 from pipelines.wcs import SkyWcs
 
@@ -21,7 +26,9 @@ NJY = 10 ** ((31.4 - ZERO_POINT) / 2.5)
 SKY_ELECTRONS = 400.0
 
 
-def moffat_psf(fwhm: float, ellipticity: float, slope: float, seed: int, shape: tuple[int, int] = (SIZE, SIZE)) -> PsfModel:
+def moffat_psf(
+    fwhm: float, ellipticity: float, slope: float, seed: int, shape: tuple[int, int] = (SIZE, SIZE)
+) -> PsfModel:
     """An elliptical Moffat PSF (beta 3.5) whose width and shape change over the image."""
     half = 12
     dy, dx = np.mgrid[-half : half + 1, -half : half + 1]
@@ -114,7 +121,9 @@ def observe(visit: Visit, sources: Sources, extra: Sources | None = None) -> Ima
         "day_obs": 20260101, "mjd_mid": 61000.0 + visit.number, "exposure_time": 30.0, "airmass": 1.2, "BUNIT": "nJy",
         "zeroPoint": ZERO_POINT,
     }  # fmt: skip
-    return Image((noisy * NJY).astype(np.float32), (electrons * NJY**2).astype(np.float32), mask, visit.wcs, visit.psf, meta)
+    return Image(
+        (noisy * NJY).astype(np.float32), (electrons * NJY**2).astype(np.float32), mask, visit.wcs, visit.psf, meta
+    )
 
 
 def coadd(images: list[Image], psfs: list[PsfModel]) -> list[Image]:
@@ -153,6 +162,44 @@ def make_visits(fwhms: list[float]) -> list[Visit]:
     """Dithered, slightly rotated visits with the given seeing (pixels)."""
     rng = np.random.default_rng(7)
     return [
-        Visit(n, detector_wcs(*rng.uniform(-20, 20, 2), rng.uniform(-0.05, 0.05)), moffat_psf(f, rng.uniform(0, 0.08), 0.06, n))
+        Visit(
+            n,
+            detector_wcs(*rng.uniform(-20, 20, 2), rng.uniform(-0.05, 0.05)),
+            moffat_psf(f, rng.uniform(0, 0.08), 0.06, n),
+        )
         for n, f in enumerate(fwhms)
     ]
+
+
+@dataclass
+class Site:
+    """A directory with datasets as a site has them, and Inputs over any of them."""
+
+    root: Path
+    refs: dict[str, list[DatasetRef]] = field(default_factory=dict)
+
+    def put(self, dataset_type: str, payload: Image | pa.Table, **data_id: object) -> None:
+        name = "_".join(str(data_id[key]) for key in sorted(data_id))
+        if isinstance(payload, Image):
+            path, rows = self.root / "files" / dataset_type / f"{name}.fits", None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            payload.write(path)
+        else:
+            partition = schemas.table(dataset_type).partition_by
+            folder = "/".join(f"{key}={'TEST' if key == 'site' else data_id[key]}" for key in partition)
+            path, rows = self.root / "tables" / dataset_type / folder / f"{name}.parquet", payload.num_rows
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(payload.drop_columns([c for c in partition if c in payload.column_names]), path)
+        ref = DatasetRef(name, dataset_type, data_id, str(path.relative_to(self.root)), rows)
+        self.refs.setdefault(dataset_type, []).append(ref)
+
+    def inputs(self, *dataset_types: str, **data_id: object) -> Inputs:
+        """Inputs of these types, those whose data ID does not contradict ``data_id``, in canonical order."""
+        chosen = {
+            name: sorted(
+                (r for r in self.refs.get(name, []) if all(r.data_id.get(k, v) == v for k, v in data_id.items())),
+                key=lambda r: [str(r.data_id[k]).zfill(20) for k in sorted(r.data_id)],
+            )
+            for name in dataset_types
+        }
+        return Inputs(self.root, chosen)

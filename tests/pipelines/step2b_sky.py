@@ -57,9 +57,7 @@ def perturbed(wcs: SkyWcs, rng: np.random.Generator, size: float, order: int = 2
     x, y = (g.ravel() for g in np.meshgrid(np.linspace(0, side - 1, 6), np.linspace(0, side - 1, 6)))
     u, v = 2 * x / side - 1, 2 * y / side - 1
     terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)[:, : (order + 1) * (order + 2) // 2]
-    dx, dy = terms @ rng.normal(0, size / 2, (terms.shape[1], 2)) @ np.eye(2)[:, 0], terms @ rng.normal(
-        0, size / 2, terms.shape[1]
-    )
+    dx, dy = (terms @ rng.normal(0, size / 2, terms.shape[1]) for _ in range(2))
     ra, dec = wcs.pixel_to_sky(x + dx, y + dy)
     return fit_tan_sip(x, y, ra, dec, wcs.crval, wcs.crpix, 3)
 
@@ -86,6 +84,7 @@ def make(
     truth: dict[tuple[int, int], SkyWcs] = {}
     belongs: dict[int, int] = {}
     bands = ("g", "r", "i")
+    optics = rng.integers(0, 2**31)  # what the camera as built differs from its design, the same in every visit
     for k in range(visits):
         visit = 2026010100 + k
         mjd = 61041.0 + k
@@ -94,7 +93,8 @@ def make(
         band = bands[k % 3]
         off = rng.normal(0, pointing / 3600.0, 2) if k else np.zeros(2)
         for d in detectors:
-            true = perturbed(CAMERA.nominal_wcs(centre[0], centre[1], rotation, d), rng, 0.5)
+            design = CAMERA.nominal_wcs(centre[0], centre[1], rotation, d)
+            true = perturbed(design, np.random.default_rng([optics, d]), 1.0)
             wcs = perturbed(true, rng, offset)
             wcs = SkyWcs((wcs.crval[0] + off[0], wcs.crval[1] + off[1]), wcs.crpix, wcs.cd, wcs.order, wcs.a, wcs.b)
             truth[(visit, d)] = true

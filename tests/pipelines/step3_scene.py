@@ -37,7 +37,7 @@ class Sky:
 
 @dataclass(frozen=True)
 class Visit:
-    """One exposure: PSF (Gaussian sigma, pixels; growing by ``psf_slope`` across the detector), rotation (deg), offset."""
+    """One exposure: PSF (Gaussian ``sigma``, pixels, growing by ``psf_slope`` across the detector), rotation (deg)."""
 
     visit: int
     band: str = "r"
@@ -117,9 +117,9 @@ def gaussian_psf(sigma: float, slope: float, shape: tuple[int, int], size: int =
 def summary_row(visit: Visit, wcs: SkyWcs, **changes: object) -> dict[str, object]:
     """The visit_summary row of the detector."""
     row: dict[str, object] = {
-        "site": "HERE", "day_obs": 20260101, "instrument": "Cam", "band": visit.band, "physical_filter": f"{visit.band}_demo",
-        "visit": visit.visit, "detector": 0, "mjd_mid": 61000.0 + visit.visit, "exposure_time": 30.0,
-        "zeroPoint": visit.zero_point, "zeroPointErr": 0.001, "photo_source": "global", "photometric": visit.photometric,
+        "site": "HERE", "day_obs": 20260101, "instrument": "Cam", "band": visit.band,
+        "physical_filter": f"{visit.band}_demo", "visit": visit.visit, "detector": 0,
+        "mjd_mid": 61000.0 + visit.visit, "exposure_time": 30.0, "zeroPoint": visit.zero_point, "zeroPointErr": 0.001, "photo_source": "global", "photometric": visit.photometric,
         "wcs": wcs.to_json(), "wcs_source": "fit", "absolute": True, "ra": wcs.crval[0], "dec": wcs.crval[1],
     }  # fmt: skip
     row |= {f"{axis}{n}": 0.0 for axis in ("ra", "dec") for n in range(4)}
@@ -134,8 +134,9 @@ def warp_inputs(root: Path, visit: Visit, image: Image, **changes: object) -> tu
     image.write(root / file)
     ids = {"instrument": "Cam", "visit": visit.visit, "band": visit.band, "day_obs": 20260101}
     table = table_ref(root, "visit_summary", [summary_row(visit, image.wcs, **changes)], ids)
+    image_type = "preliminary_visit_image"
     refs = {
-        "preliminary_visit_image": [DatasetRef(f"p{visit.visit}", "preliminary_visit_image", ids | {"detector": 0}, str(file))],
+        image_type: [DatasetRef(f"p{visit.visit}", image_type, ids | {"detector": 0}, str(file))],
         "visit_summary": [table],
     }
     data_id = {"instrument": "Cam", "visit": visit.visit, "skymap": SKYMAP, "tract": TRACT, "patch": PATCH}

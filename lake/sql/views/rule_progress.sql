@@ -1,14 +1,20 @@
 -- rule_progress: how far every rule is, by files: what is expected, where each file stands, and how fast files come.
--- Inputs: rule, manifest, transfer. Grain: one row per (site, rule_id); site is the destination's lake.
+-- Inputs: rule, manifest, transfer, dataset. Grain: one row per (site, rule_id); site is the destination's lake.
+-- A file counts as ingested when the destination's registry holds all that the manifest expects in it, whatever the log says.
 -- rate is bytes verified per second between the first and the last verified file of the rule's latest activity
 -- (a pause of more than a minute starts a new one); eta is the seconds left at that rate, null where no rate is known.
 WITH current_rule AS (
     SELECT * FROM rule QUALIFY row_number() OVER (PARTITION BY site, rule_id ORDER BY "at" DESC) = 1
 ),
 wanted AS (
-    SELECT site, rule_id, path, max(file_bytes) AS bytes, count(*) AS datasets
-    FROM manifest
-    GROUP BY site, rule_id, path
+    SELECT
+        m.site, m.rule_id, m.path,
+        max(m.file_bytes)                          AS bytes,
+        count(*)                                   AS datasets,
+        count(*) = count(d.dataset_id)             AS complete
+    FROM manifest m
+    LEFT JOIN dataset d ON d.site = m.site AND d.dataset_id = m.dataset_id
+    GROUP BY m.site, m.rule_id, m.path
 ),
 current_file AS (
     SELECT site, rule_id, path, state, reason
@@ -19,23 +25,33 @@ current_file AS (
                  list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC
     ) = 1
 ),
-files AS (
+standing AS (
     SELECT
-        w.site, w.rule_id,
-        count(*)                                                            AS files,
-        sum(w.bytes)                                                        AS bytes,
-        sum(w.datasets)                                                     AS datasets,
-        count(*) FILTER (coalesce(f.state, 'queued') = 'queued')            AS queued,
-        count(*) FILTER (f.state IN ('copying', 'arrived'))                 AS copying,
-        count(*) FILTER (f.state = 'verified')                              AS verified,
-        count(*) FILTER (f.state = 'ingested')                              AS ingested,
-        count(*) FILTER (f.state = 'parked')                                AS parked,
-        count(*) FILTER (f.state = 'failed')                                AS failed,
-        coalesce(sum(w.bytes) FILTER (f.state IN ('verified', 'ingested', 'parked')), 0) AS bytes_done,
-        min(f.reason) FILTER (f.state IN ('failed', 'parked'))              AS problem
+        w.*, f.reason,
+        CASE
+            WHEN w.complete THEN 'ingested'
+            WHEN f.state IS NULL OR f.state = 'ingested' THEN 'queued'
+            ELSE f.state
+        END AS state
     FROM wanted w
     LEFT JOIN current_file f ON f.site = w.site AND f.rule_id = w.rule_id AND f.path = w.path
-    GROUP BY w.site, w.rule_id
+),
+files AS (
+    SELECT
+        site, rule_id,
+        count(*)                                                               AS files,
+        sum(bytes)                                                             AS bytes,
+        sum(datasets)                                                          AS datasets,
+        count(*) FILTER (state = 'queued')                                     AS queued,
+        count(*) FILTER (state IN ('copying', 'arrived'))                      AS copying,
+        count(*) FILTER (state = 'verified')                                   AS verified,
+        count(*) FILTER (state = 'ingested')                                   AS ingested,
+        count(*) FILTER (state = 'parked')                                     AS parked,
+        count(*) FILTER (state = 'failed')                                     AS failed,
+        coalesce(sum(bytes) FILTER (state IN ('verified', 'ingested', 'parked')), 0) AS bytes_done,
+        min(reason) FILTER (state IN ('failed', 'parked'))                     AS problem
+    FROM standing
+    GROUP BY site, rule_id
 ),
 landed AS (
     SELECT

@@ -3,10 +3,10 @@
 The mapping target pixel -> sky -> source pixel is evaluated on a few Chebyshev nodes and interpolated by the polynomial
 through them, which is exact to far below a thousandth of a pixel for the smooth distortions of cameras.
 
-Noise: interpolated pixels are correlated, so the scatter of single pixels understates the noise of a sum over a source.
-The variance plane made here is that of the *white* noise with the same power at low spatial frequency, v_target =
-v_source |d source / d target|, which is what a flux measured through a PSF or an aperture sees.
-Sources: Lanczos windowed sinc, Duchon 1979 (J. Appl. Meteor. 18, 1016); barycentric interpolation, Berrut & Trefethen 2004.
+Noise: interpolated pixels are correlated, so the scatter of single pixels understates the noise of a sum over a
+source. The variance plane made here is that of the *white* noise with the same power at low spatial frequency,
+v_target = v_source |d source / d target|, which is what a flux measured through a PSF or an aperture sees. Sources:
+Lanczos windowed sinc, Duchon 1979 (J. Appl. Meteor. 18, 1016); barycentric interpolation, Berrut & Trefethen 2004.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def footprint(
 
 
 def _interpolation(first: int, last: int, nodes: int) -> tuple[Array, Array, Array]:
-    """Chebyshev nodes (n,) over [first, last], the matrix (pixels, n) from values there to pixels, and the slope matrix (n, n)."""
+    """Chebyshev nodes (n,) on [first, last], the matrix (pixels, n) from values there to pixels, and that of slopes."""
     angle = np.pi * np.arange(nodes) / (nodes - 1)
     half = max(0.5 * (last - first), 0.5)
     node = 0.5 * (first + last) - half * np.cos(angle)
@@ -124,7 +124,7 @@ def lanczos3(image: FloatImage, x: Array, y: Array) -> FloatImage:
 
 
 def fill(image: FloatImage, bad: NDArray[np.bool_]) -> FloatImage:
-    """``image`` with each bad pixel replaced by the Gaussian-weighted mean of the good ones within two pixels (0 if none).
+    """``image`` with each bad pixel replaced by the Gaussian-weighted mean of good ones within two pixels (0 if none).
 
     Only to keep bad values out of the kernels of their neighbours: the bad pixels themselves stay masked.
     """
@@ -161,9 +161,10 @@ def grown(mask: NDArray[np.bool_], steps: int = 1) -> NDArray[np.bool_]:
 def interpolated_psf_operator(size: int) -> Array:
     """The matrix T (size, size) that turns a stamp S of a PSF into T S T': the PSF after Lanczos interpolation.
 
-    Averaged over all sub-pixel phases, interpolation with a kernel L convolves the continuous PSF with L. A PSF that is
-    sampled well enough has no power beyond the Nyquist frequency: its samples are then filtered by the transform of L up
-    to there, which is what T does along one axis (a spline through the stamp would be off by half a percent in the core).
+    Averaged over all sub-pixel phases, interpolation with a kernel L convolves the continuous PSF with L. A PSF that
+    is sampled well enough has no power beyond the Nyquist frequency: its samples are then filtered by the transform of
+    L up to there, which is what T does along one axis (a spline through the stamp would be off by half a percent in
+    the core).
     """
     frequency = np.linspace(0.0, 0.5, 129)
     reach = np.arange(-3 * 64, 3 * 64 + 1) / 64

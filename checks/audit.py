@@ -1,0 +1,207 @@
+"""The storage audit: what a site's registry says against what its storage holds.
+
+``lost``: registered, not in storage. ``damaged``: other size or (deep) other checksum than registered. ``orphan``: in
+storage, and nothing names it. What an audit finds, and what became of it, is appended to the table ``finding``; the
+latest row of a path counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import schemas
+from checks import storage
+from checks.storage import Progress
+from lake import delta, publish
+from lake.site import Site
+
+OPEN = ("lost", "damaged", "orphan")
+#: Seconds without a change after which an unfinished file has no writer any more.
+STALE = 15 * 60.0
+SQL = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with the file at ``path``; ``bytes`` are those found, None where there is no file."""
+
+    path: str
+    state: str
+    datasets: int
+    bytes: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What was looked at (registered files, datasets in them, their bytes), what is wrong, and what no longer is."""
+
+    site: str
+    deep: bool
+    files: int
+    datasets: int
+    bytes: int
+    findings: list[Finding] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Findings by state."""
+        found = Counter(finding.state for finding in self.findings)
+        return {state: found[state] for state in OPEN}
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+
+def audit(site: Site, deep: bool = False, progress: Progress | None = None, spare: float = 0.0) -> AuditReport:
+    """Compare storage and registry; ``deep`` reads every byte (sha256, page checksums).
+
+    ``spare``: seconds for which a file without a registry row counts as new, not as orphan (while a driver works).
+    ``progress(bytes done, bytes in all)`` is called while files are read. A batch that a dead committer left is
+    published first. Raises LakeError where storage or registry cannot be read at all.
+    """
+    publish.Publisher(site)
+    files = storage.registered(site)
+    wrong, accounted = _differences(site, spare)
+    earlier = {row["path"]: row["state"] for row in _findings(site).to_pylist() if row["state"] in OPEN}
+    sound = files.filter(pc.invert(pc.is_in(files["path"], pa.array(wrong, pa.string()))))
+    reread = sound if deep else sound.filter(pc.is_in(sound["path"], pa.array(earlier, pa.string())))
+    datasets = dict(zip(files["path"].to_pylist(), files["datasets"].to_pylist(), strict=True))
+    sizes = dict(zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True))
+    unreadable = storage.altered(site, reread, progress or (lambda done, total: None))
+    if deep:
+        events = storage.live(site)
+        events = events.filter(pc.invert(events["catalogue"]))
+        unreadable |= storage.rotten(site, [path for path in events["path"].to_pylist() if path not in wrong])
+    for path, reason in unreadable.items():
+        state = "lost" if reason == "is not in storage" else "damaged"
+        wrong[path] = Finding(path, state, datasets.get(path, 0), sizes.get(path), reason)
+    settled = _settled(site, earlier, wrong, accounted)
+    found = sorted(wrong.values(), key=lambda finding: finding.path)
+    _append(site, [f for f in found if earlier.get(f.path) != f.state] + list(settled.values()), deep)
+    return AuditReport(
+        site.name, deep, files.num_rows, sum(datasets.values()), sum(sizes.values()), found, sorted(settled)
+    )
+
+
+def broken(site: Site) -> list[str]:
+    """Registered files that are missing or have another size now, or that an audit found damaged and nobody healed."""
+    with delta.connect() as con:
+        con.register("registered", storage.registered(site))
+        con.register("storage", storage.listing(site))
+        con.register("finding", _findings(site))
+        found = con.execute(
+            "SELECT path FROM registered r LEFT JOIN storage s USING (path) "
+            "WHERE s.bytes IS DISTINCT FROM r.file_bytes "
+            "UNION SELECT path FROM finding SEMI JOIN registered USING (path) WHERE state = 'damaged' ORDER BY path"
+        )
+        return [row[0] for row in found.fetchall()]
+
+
+def still_broken(site: Site, paths: Iterable[str]) -> list[str]:
+    """Those of ``paths`` that are missing, or not of the registered size and sha256, now."""
+    wanted = sorted(set(paths))
+    files = storage.registered(site)
+    files = files.filter(pc.is_in(files["path"], pa.array(wanted, pa.string())))
+    known = set(files["path"].to_pylist())
+    gone = [path for path in wanted if path not in known and not site.path(path).exists()]
+    return sorted([*gone, *storage.altered(site, files)])
+
+
+def record(site: Site, paths: Iterable[str], state: str, reason: str | None = None, deep: bool = True) -> None:
+    """Append a finding for each path: lost, damaged, orphan, healed or removed."""
+    wanted = sorted(set(paths))
+    files = storage.registered(site)
+    datasets = dict(zip(files["path"].to_pylist(), files["datasets"].to_pylist(), strict=True))
+    _append(site, [Finding(p, state, datasets.get(p, 0), _size(site, p), reason or state) for p in wanted], deep)
+
+
+def remove_orphans(site: Site, spare: float = 0.0) -> list[str]:
+    """Remove what nothing names; returns the paths that went.
+
+    Files younger than ``spare`` seconds stay, and unfinished ones that may still be in work. A file that a catalogue
+    table holds without a registered dataset leaves the table first. Nothing that is registered, waits or is on its way
+    is touched.
+    """
+    publish.Publisher(site)
+    with site.lock():
+        orphans = [f for f in _differences(site, spare)[0].values() if f.state == "orphan"]
+        held = storage.live(site).to_pylist()
+        tables = {row["path"]: row["table"] for row in held}
+        for table in sorted({tables[f.path] for f in orphans if f.path in tables}):
+            root = site.relative(site.table_path(table)) + "/"
+            delta.remove_files(site, table, [f.path.removeprefix(root) for f in orphans if tables.get(f.path) == table])
+        for orphan in orphans:
+            site.path(orphan.path).unlink(missing_ok=True)
+        _append(site, [Finding(f.path, "removed", 0, f.bytes, f"orphan: {f.reason}") for f in orphans], False)
+    return [orphan.path for orphan in orphans]
+
+
+def _differences(site: Site, spare: float) -> tuple[dict[str, Finding], set[str]]:
+    """What differs without reading files, by path; and the paths that something accounts for."""
+    found = storage.listing(site)  # first: a file that is registered while we look is then new, not lost
+    with delta.connect() as con:
+        for table in ("parked", "transfer"):
+            storage.view(con, site, table)
+        con.register("storage", found)
+        con.register("registered", storage.registered(site))
+        con.register("live", storage.live(site))
+        con.execute(f"CREATE TEMP TABLE named AS {(SQL / 'named.sql').read_text()}")
+        different = con.sql((SQL / "differences.sql").read_text(), params={"spare": spare, "stale": STALE})
+        rows = different.to_arrow_table().to_pylist()
+        accounted = con.sql(
+            "SELECT path FROM registered UNION SELECT path FROM live WHERE NOT catalogue UNION SELECT path FROM named"
+        ).to_arrow_table()["path"]
+    strays = [row["path"] for row in rows if row["state"] == "orphan" and row["path"].startswith("tables/")]
+    merged = storage.retired(site, strays)
+    wrong = {row["path"]: Finding(**row) for row in rows if row["path"] not in merged}
+    wrong = {p: f for p, f in wrong.items() if f.state != "lost" or _size(site, p) is None}
+    return wrong, set(accounted.to_pylist())
+
+
+def _settled(site: Site, earlier: dict[str, str], wrong: dict[str, Finding], accounted: set[str]) -> dict[str, Finding]:
+    """Earlier findings that hold no more, as the events that say so."""
+    settled = {}
+    for path, state in earlier.items():
+        size = _size(site, path)
+        if path in wrong or (state == "orphan" and size is not None and path not in accounted):
+            continue
+        if size is None:
+            settled[path] = Finding(path, "removed", 0, None, "is gone, and nothing names it")
+        else:
+            settled[path] = Finding(path, "healed", 0, size, f"was {state}, is as registered")
+    return settled
+
+
+def _size(site: Site, path: str) -> int | None:
+    try:
+        return site.path(path).stat().st_size
+    except OSError:
+        return None
+
+
+def _findings(site: Site) -> pa.Table:
+    """The latest finding of every path: path, state."""
+    with delta.connect() as con:
+        storage.view(con, site, "finding")
+        return con.sql(
+            "SELECT path, state FROM finding "
+            'QUALIFY row_number() OVER (PARTITION BY path ORDER BY "at" DESC) = 1 ORDER BY path'
+        ).to_arrow_table()
+
+
+def _append(site: Site, findings: Iterable[Finding], deep: bool) -> None:
+    now = datetime.now(UTC)
+    rows: list[dict[str, Any]] = [{**vars(f), "reason": f.reason[:512], "deep": deep, "at": now} for f in findings]
+    if rows:
+        delta.append(site, "finding", pa.Table.from_pylist(rows, schema=schemas.table("finding").arrow))

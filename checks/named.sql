@@ -1,0 +1,14 @@
+-- named: files that no registered dataset is in yet, but that something accounts for: rows that wait or were refused, and
+-- transfers under way.
+-- inputs: parked, transfer (events)
+-- grain: one row per path
+SELECT record ->> 'path' AS path
+FROM (FROM parked QUALIFY row_number() OVER (
+    PARTITION BY dataset_id, record ->> 'checksum' ORDER BY "at" DESC, state IN ('admitted', 'resolved') DESC) = 1)
+WHERE state IN ('parked', 'rejected')
+UNION
+SELECT path
+FROM (FROM transfer QUALIFY row_number() OVER (
+    PARTITION BY rule_id, path ORDER BY "at" DESC, attempt DESC,
+    list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC) = 1)
+WHERE state IN ('copying', 'arrived', 'verified', 'parked')

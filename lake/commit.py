@@ -1,0 +1,187 @@
+"""Commits to Delta tables: opened afresh, guarded by an application transaction, retried, durable when acknowledged."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaProtocolError, TableNotFoundError
+from deltalake.exceptions import DeltaError as DeltaLibraryError
+from deltalake.transaction import AddAction, RemoveAction
+
+import schemas
+from lake.parquet import AddFile, DeltaError, partition_of
+from lake.site import Site, fsync_dir, fsync_file, one_line
+
+#: A handle reads every commit since the last checkpoint (0.25 ms each): make them often. Logs outlive any campaign.
+CONFIGURATION = {"delta.checkpointInterval": "20", "delta.logRetentionDuration": "interval 1000 days"}
+ATTEMPTS = 12
+REFUSED_FEATURES = {"deletionVectors", "columnMapping", "v2Checkpoint", "v2Checkpoint-preview"}
+
+
+def open_table(site: Site, table: str) -> DeltaTable | None:
+    """A fresh handle (an old one gets slower); None where there is no table; refuses what cannot be read right."""
+    path = site.table_path(table)
+    if not (path / "_delta_log").is_dir():
+        return None
+    try:
+        handle = DeltaTable(path)
+    except TableNotFoundError:
+        return None
+    except (DeltaLibraryError, DeltaProtocolError, OSError) as error:
+        remedy = "; if its newest checkpoint is damaged, remove that and _last_checkpoint: the log itself is whole"
+        remedy = remedy if (path / "_delta_log" / "_last_checkpoint").exists() else ""
+        raise DeltaError(f"site {site.name}: table {table} cannot be opened: {one_line(error)}{remedy}") from None
+    protocol = handle.protocol()
+    features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())} & REFUSED_FEATURES
+    if handle.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+        features.add("columnMapping")
+    if features:
+        raise DeltaError(
+            f"site {site.name}: table {table} uses {', '.join(sorted(features))}, which is not read correctly"
+        )
+    for number in (handle.version(), handle.version() + 1):
+        last = path / "_delta_log" / f"{number:020}.json"
+        if last.exists() and last.stat().st_size == 0:
+            raise DeltaError(
+                f"site {site.name}: table {table}: the last commit {last} is empty (power cut?); "
+                "it was never acknowledged: remove that file"
+            )
+    return handle
+
+
+def ensure_table(site: Site, table: str) -> DeltaTable:
+    """The table's handle, made if it is not there; two that make it at once are both served."""
+    schema = schemas.table(table)
+    handle = open_table(site, table)
+    if handle is not None:
+        columns = [field.name for field in handle.schema().fields]
+        if columns != schema.arrow.names:
+            changed = ", ".join(sorted(set(columns) ^ set(schema.arrow.names))) or "their order"
+            raise DeltaError(f"site {site.name}: table {table} was made with other columns ({changed}); use a new lake")
+        return handle
+    path = site.table_path(table)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            path, schema=schema.arrow.remove_metadata(), mode="error", partition_by=list(schema.partition_by),
+            description=schema.description, configuration=CONFIGURATION,
+        )  # fmt: skip
+        _fsync_log(path, 0)
+        fsync_dir(path)
+        fsync_dir(path.parent)
+    except DeltaLibraryError:
+        pass  # another process made it in this moment; if not, opening says why
+    except OSError as error:
+        raise DeltaError(f"site {site.name}: table {table} cannot be made: {one_line(error)}") from None
+    handle = open_table(site, table)
+    if handle is None:
+        raise DeltaError(f"site {site.name}: table {table} could not be made in {path}; is the disk full or read-only?")
+    return handle
+
+
+def applied(handle: DeltaTable, txn: tuple[str, int]) -> bool:
+    """Whether an application transaction (application, version) is in the table already."""
+    last = handle.transaction_version(txn[0])
+    return last is not None and last >= txn[1]
+
+
+def commit(
+    site: Site,
+    table: str,
+    added: Sequence[AddFile],
+    removed: Sequence[str],
+    txn: tuple[str, int] | None,
+    metadata: Mapping[str, str] | None,
+    *,
+    data_change: bool = True,
+    skip_live: bool = False,
+    handle: DeltaTable | None = None,
+) -> bool:
+    """One commit of files; False when ``txn`` was applied before.
+
+    The guard holds only when the handle that was asked for the transaction is the one that commits: a given ``handle``
+    serves the first try, every other try opens its own. ``skip_live`` leaves out files that are in the table.
+    """
+    schema = schemas.table(table)
+    now = int(time.time() * 1000)
+    properties = CommitProperties(
+        custom_metadata=dict(metadata or {}), app_transactions=[Transaction(*txn)] if txn is not None else None
+    )
+    for attempt in range(ATTEMPTS):
+        handle = ensure_table(site, table) if attempt or handle is None else handle
+        if txn is not None and applied(handle, txn):
+            return False
+        live = _live(handle, site, table, added) if skip_live else set()
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(
+                f.path, f.bytes, dict(f.partition), now, data_change, f.stats or json.dumps({"numRecords": f.rows})
+            )
+            for f in added
+            if f.path not in live
+        ]
+        actions += [RemoveAction(path, data_change, now, partition_values={**partition_of(path)}) for path in removed]
+        if not actions and txn is None:
+            return True
+        before = int(handle.version())
+        try:
+            handle.create_write_transaction(
+                actions,
+                "append",
+                schema.arrow.remove_metadata(),
+                list(schema.partition_by),
+                commit_properties=properties,
+            )
+        except CommitFailedError as error:
+            if attempt == ATTEMPTS - 1:
+                raise DeltaError(
+                    f"site {site.name}: table {table}: commit failed {ATTEMPTS} times: {one_line(error)}"
+                ) from None
+            time.sleep(random.uniform(0, 0.01) * 2 ** min(attempt, 6))
+            continue
+        except (DeltaLibraryError, OSError) as error:
+            raise DeltaError(f"site {site.name}: table {table} cannot be written: {one_line(error)}") from None
+        _fsync_log(site.table_path(table), before + 1)
+        return True
+    raise AssertionError("unreachable")
+
+
+def _live(handle: DeltaTable, site: Site, table: str, added: Sequence[AddFile]) -> set[str]:
+    """Which of the files to be added are live already (only their partitions are listed)."""
+    schema = schemas.table(table)
+    prune = " AND ".join(
+        f"{c} IN ({', '.join(sorted({_literal(schema.arrow.field(c).type, f.partition[c]) for f in added}))})"
+        for c in schema.partition_by
+    )
+    return set(live_files(handle, site, table, prune or None)) if added else set()
+
+
+def live_files(handle: DeltaTable, site: Site, table: str, prune: str | None = None) -> list[str]:
+    """Paths of the live files relative to the table's directory, sorted (the library gives them as encoded URIs)."""
+    root = site.table_path(table)
+    uris = handle.file_uris(file_pruning_predicate=prune)
+    return sorted(Path(unquote(uri.removeprefix("file://"))).relative_to(root).as_posix() for uri in uris)
+
+
+def _literal(kind: pa.DataType, value: str) -> str:
+    return f"'{value}'" if kind == pa.string() else value
+
+
+def _fsync_log(path: Path, first: int) -> None:
+    """Make the log durable from a version on (the handle does not know which version its commit became)."""
+    log = path / "_delta_log"
+    number = first
+    while (entry := log / f"{number:020}.json").exists():
+        fsync_file(entry)
+        checkpoint = log / f"{number:020}.checkpoint.parquet"
+        if checkpoint.exists():
+            fsync_file(checkpoint)
+            fsync_file(log / "_last_checkpoint")
+        number += 1
+    fsync_dir(log)

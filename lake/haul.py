@@ -1,0 +1,227 @@
+"""One destination's share of a run of rules: what its rules still want, the copying, and the verdict on each rule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake import registry, transfer_log
+from lake.companions import copy_companions
+from lake.fault import point
+from lake.ingester import ingest
+from lake.query import connect
+from lake.replicas import File, elsewhere, order
+from lake.rule import OK, REPLICATING, STUCK, Rule, write_rules
+from lake.site import Lake, LakeError, Site
+from lake.sql import statement
+from lake.transfer import WORKERS, Delivery, deliver
+from lake.transfer_log import Event
+
+#: Files per entry of "copying" events; many, because each entry is a commit.
+BLOCK = 5000
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How hard to try: rounds over what failed, seconds before the second round (then doubling), copies at a time."""
+
+    rounds: int = 3
+    backoff: float = 0.2
+    workers: int = WORKERS
+
+
+@dataclass
+class Wanted:
+    """A file to be brought, for all rules that want it. ``replicas`` are (site, path) still to be tried, best first."""
+
+    file: File
+    rules: list[Rule]
+    attempt: int
+    queued: list[Rule] = field(default_factory=list)
+    replicas: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Haul:
+    """The work of one destination; its caller holds the site's lock "movement".
+
+    ``damaged`` maps (site, path) of replicas that could not serve to the reason, ``brought`` files that came to bytes.
+    """
+
+    def __init__(self, lake: Lake, site: Site, rules: Sequence[Rule], policy: Policy) -> None:
+        self.lake, self.site, self.policy = lake, site, policy
+        self.rules = {rule.rule_id: rule for rule in rules}
+        self.damaged: dict[tuple[str, str], str] = {}
+        self.brought: dict[str, int] = {}
+        ingest(site)
+        self.outstanding = self._outstanding()
+        self.wanted = self._wanted()
+
+    def _outstanding(self) -> pa.Table:
+        with connect(self.lake, [self.site.name]) as con:
+            return con.table(statement("manifest_outstanding"), {"rules": list(self.rules)})
+
+    def _wanted(self) -> dict[str, Wanted]:
+        """Files to be brought: not those that only wait for a dimension record, or that something keeps out."""
+        wanted: dict[str, Wanted] = {}
+        for row in self.outstanding.drop_columns(["record"]).to_pylist():
+            if _obstacle(row, self.site) is not None:
+                continue
+            rule = self.rules[row["rule_id"]]
+            file = File(row["path"], row["file_bytes"], row["file_checksum"], row["dataset_id"])
+            entry = wanted.setdefault(file.path, Wanted(file, [], 0))
+            if entry.rules[-1:] != [rule]:  # rows come by path, then rule: many datasets share a file
+                entry.rules.append(rule)
+                entry.replicas.append((rule.source, file.path))
+                if row["state"] is None:
+                    entry.queued.append(rule)
+            entry.attempt = max(entry.attempt, row["attempt"])
+        return wanted
+
+    def move(self) -> Iterator[int]:
+        """Bring the files; yields how many are done with (brought, or given up), as it goes."""
+        if not self.wanted:
+            return
+        waiting = {rule.rule_id: rule for entry in self.wanted.values() for rule in entry.rules}
+        idle = [rule for rule in waiting.values() if rule.state != REPLICATING]
+        write_rules(self.site, [replace(rule, state=REPLICATING, reason=None) for rule in idle])
+        left = self._with_companions()
+        yield len(self.wanted) - len(left)
+        for attempt in range(self.policy.rounds):
+            if not left:
+                break
+            if attempt:
+                time.sleep(self.policy.backoff * 2 ** (attempt - 1))
+                self._look_elsewhere(left)
+            failed: list[Wanted] = []
+            queue = iter(left)
+            while block := list(islice(queue, BLOCK)):
+                for deliveries in self._deliver(block):
+                    good = self._note(deliveries)
+                    failed += [self.wanted[d.order.path] for d in deliveries if d.error is not None]
+                    if good:
+                        ingest(self.site)
+                        yield good
+            left = failed
+        yield len(left)
+
+    def conclude(self) -> list[Rule]:
+        """Judge the rules by the destination's registry, and write down what changed."""
+        if self.outstanding.num_rows:
+            self.outstanding = self._outstanding()
+        reasons: dict[str, list[str]] = {}
+        events: list[Event] = []
+        done: set[tuple[str, str]] = set()
+        for row in self.outstanding.drop_columns(["record"]).to_pylist():
+            obstacle, key = _obstacle(row, self.site), (row["rule_id"], row["path"])
+            why = obstacle or row["reason"] or f"not ingested ({row['state'] or 'queued'})"
+            reasons.setdefault(row["rule_id"], []).append(f"{row['path']}: {why}")
+            noted = row["parked"] is not None or (row["state"], row["reason"]) == ("failed", why[:512])
+            if obstacle and not noted and key not in done:
+                done.add(key)
+                rule = self.rules[row["rule_id"]]
+                events.append(
+                    Event(*key, rule.source, self.site.name, "failed", row["attempt"], row["file_bytes"], reason=why)
+                )
+        transfer_log.write(self.site, events)
+        after = []
+        for rule in self.rules.values():
+            said = sorted(set(reasons.get(rule.rule_id, [])))
+            more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+            after.append(replace(rule, state=STUCK if said else OK, reason=(said[0][:480] + more) if said else None))
+        moved = {rule.rule_id for entry in self.wanted.values() for rule in entry.rules}
+        write_rules(self.site, [rule for rule in after if rule != self.rules[rule.rule_id] or rule.rule_id in moved])
+        point("movement:concluded")
+        return after
+
+    def _with_companions(self) -> list[Wanted]:
+        """Send ahead what the datasets refer to; returns the files of the rules for which that went well."""
+        sources = {rule.source for entry in self.wanted.values() for rule in entry.rules}
+        refused: dict[str, str] = {}
+        for source in sorted(sources):
+            ids = [rule.rule_id for rule in self.rules.values() if rule.source == source]
+            rows = self.outstanding.filter(pc.is_in(self.outstanding["rule_id"], pa.array(ids)))
+            try:
+                copy_companions(self.lake.site(source), self.site, registry.from_records(rows["record"]))
+            except LakeError as error:
+                refused[source] = str(error)
+        point("movement:companions")
+        left, events = [], []
+        for entry in self.wanted.values():
+            reason = next((refused[rule.source] for rule in entry.rules if rule.source in refused), None)
+            if reason is None:
+                left.append(entry)
+            else:
+                events += self._events(entry, "failed", entry.replicas[0][0], entry.attempt + 1, reason=reason)
+        transfer_log.write(self.site, events)
+        return left
+
+    def _look_elsewhere(self, left: Sequence[Wanted]) -> None:
+        """Give files whose replicas have all failed those of other sites; failing those, the rules' own once more."""
+        empty = [entry for entry in left if not entry.replicas]
+        found = elsewhere(self.lake, self.site, [entry.file for entry in empty])
+        for entry in empty:
+            others = [replica for replica in found.get(entry.file.path, []) if replica not in self.damaged]
+            entry.replicas = others or [(rule.source, entry.file.path) for rule in entry.rules]
+
+    def _deliver(self, block: Sequence[Wanted]) -> Iterator[list[Delivery]]:
+        events, orders = [], []
+        for entry in block:
+            source, replica = entry.replicas.pop(0)
+            entry.attempt += 1
+            orders.append(order(self.lake, self.site, entry.file, source, replica))
+            if entry.queued:
+                queued = replace(entry, rules=entry.queued)
+                events += self._events(queued, "queued", source, entry.attempt)
+                entry.queued = []
+            events += self._events(entry, "copying", source, entry.attempt)
+        transfer_log.write(self.site, events)
+        point("movement:copying")
+        return deliver(orders, self.policy.workers)
+
+    def _note(self, deliveries: Sequence[Delivery]) -> int:
+        """Log what became of orders, and remember what they say of replicas; returns how many succeeded."""
+        events, good = [], 0
+        for each in deliveries:
+            entry, source = self.wanted[each.order.path], each.order.source
+            if each.error is not None:
+                if each.replica_bad:
+                    self.damaged[source, self.lake.site(source).relative(each.order.replica)] = each.error
+                events += self._events(entry, "failed", source, entry.attempt, each.seconds, each.error, each.at)
+                continue
+            good += 1
+            self.brought[entry.file.path] = entry.file.bytes
+            events += self._events(entry, "arrived", source, entry.attempt, each.seconds, None, each.at)
+            later = each.at + timedelta(microseconds=1)
+            events += self._events(entry, "verified", source, entry.attempt, each.seconds, None, later)
+        transfer_log.write(self.site, events)
+        point("movement:verified")
+        return good
+
+    def _events(
+        self, entry: Wanted, state: str, source: str, attempt: int, seconds: float | None = None,
+        reason: str | None = None, at: datetime | None = None,
+    ) -> list[Event]:  # fmt: skip
+        """The same transition of a file under every rule that wants it."""
+        file = entry.file
+        return [
+            Event(rule.rule_id, file.path, source, self.site.name, state, attempt, file.bytes, seconds, reason, at)
+            for rule in entry.rules
+        ]
+
+
+def _obstacle(row: dict[str, Any], site: Site) -> str | None:
+    """Why bringing the file would not bring the dataset; None when it would."""
+    if row["present"] is not None:
+        return f"{row['dataset_type']} {row['dataset_id']} is registered at {site.name} with other content"
+    if row["occupied"] is not None:
+        return f"another file is registered at {site.name} under this path (sha256 {row['occupied']})"
+    if row["parked"] is not None:
+        return f"parked: {row['parked']}"
+    return None

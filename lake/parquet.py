@@ -1,0 +1,130 @@
+"""Parquet files of Delta tables: how rows are laid out, written durably, and described to the table."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import schemas
+from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
+
+ROW_GROUP = 131_072
+#: Data files written here for appended rows; files of slices have the name of their table instead.
+APPENDED = "part-"
+_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+")
+
+
+class DeltaError(LakeError):
+    """A Delta table cannot be used or written; the message names site and table and what to do."""
+
+
+@dataclass(frozen=True)
+class AddFile:
+    """A finished parquet file: ``path`` relative to the table's directory, ``stats`` as Delta's JSON."""
+
+    path: str
+    partition: Mapping[str, str]
+    bytes: int
+    rows: int
+    stats: str | None = None
+
+
+def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
+    """Write rows as durable parquet files, one per partition value, not yet part of the table."""
+    stored = schemas.table(table).payload.remove_metadata()
+    root = site.table_path(table)
+    written = []
+    for values, rows in partitions(table, data):
+        folder = root.joinpath(*(f"{c}={v}" for c, v in values.items()))
+        path = folder / f"{APPENDED}{uuid.uuid4()}.parquet"
+        metadata: list[pq.FileMetaData] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(
+                rows.select(stored.names).cast(stored), path, row_group_size=ROW_GROUP, compression="zstd",
+                write_page_checksum=True, metadata_collector=metadata,
+            )  # fmt: skip
+            fsync_file(path)
+            fsync_dir(folder)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise DeltaError(f"site {site.name}: table {table} cannot be written: {one_line(error)}") from None
+        relative = path.relative_to(root).as_posix()
+        written.append(AddFile(relative, values, path.stat().st_size, rows.num_rows, statistics(table, metadata[0])))
+    return written
+
+
+def partitions(table: str, data: pa.Table) -> list[tuple[dict[str, str], pa.Table]]:
+    """Rows by partition value, in order of the values; within one, rows keep their order."""
+    by = list(schemas.table(table).partition_by)
+    if not by or not data.num_rows:
+        return [({}, data)] if data.num_rows else []
+    ordinal = pa.array(range(data.num_rows), pa.int64())
+    order = data.select(by).append_column("_ordinal", ordinal).sort_by([(c, "ascending") for c in [*by, "_ordinal"]])
+    ordered = data.take(order["_ordinal"])
+    groups = ordered.select(by).group_by(by, use_threads=False).aggregate([([], "count_all")])
+    parts, start = [], 0
+    for row in groups.sort_by([(c, "ascending") for c in by]).to_pylist():  # groups come in no order
+        values = {c: partition_value(table, c, row[c]) for c in by}
+        parts.append((values, ordered.slice(start, row["count_all"])))
+        start += row["count_all"]
+    return parts
+
+
+def partition_value(table: str, column: str, value: Any) -> str:
+    """A partition value as it stands in paths; DeltaError for one that could not stand there as it is."""
+    text = "" if value is None else str(value)
+    if not text or not set(text) <= _SAFE:
+        raise DeltaError(
+            f"table {table}: {column} {value!r} cannot be a partition value (letters, digits, _ - . + only)"
+        )
+    return text
+
+
+def partition_of(path: str) -> dict[str, str]:
+    """Partition values from a file's path relative to its table's directory."""
+    return dict(part.split("=", 1) for part in path.split("/")[:-1])  # type: ignore[misc]
+
+
+def statistics(table: str, metadata: pq.FileMetaData) -> str:
+    """Delta statistics of a parquet file, from its footer: rows, and min, max and nulls of indexed_columns()."""
+    wanted = indexed_columns(table)
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    for i, name in enumerate(metadata.schema.names if groups else ()):
+        parts = [group.column(i).statistics for group in groups] if name in wanted else []
+        if not parts or any(p is None or not p.has_null_count for p in parts):
+            continue
+        nulls[name] = sum(p.null_count for p in parts)
+        known = [p for p in parts if p.has_min_max]
+        if known and len(known) == sum(p.num_values > 0 for p in parts):
+            least, most = min(p.min for p in known), max(p.max for p in known)
+            if not isinstance(least, float) or (math.isfinite(least) and math.isfinite(most)):
+                low[name], high[name] = _json(least), _json(most)
+    return json.dumps({"numRecords": metadata.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
+
+
+def _json(value: Any) -> Any:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
+
+
+def indexed_columns(table: str) -> list[str]:
+    """Columns with statistics: keys, data ID columns, positions and times, in declared order."""
+    schema = schemas.table(table)
+    found = []
+    for field in schema.arrow:
+        ucd = (field.metadata or {}).get(b"ucd", b"").decode()
+        keyed = field.name in schema.primary_key or field.name in schemas.DATA_ID or pa.types.is_timestamp(field.type)
+        if field.name not in schema.partition_by and (keyed or ucd.startswith(("pos.eq", "time.epoch"))):
+            found.append(field.name)
+    return found

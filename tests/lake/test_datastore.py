@@ -1,0 +1,142 @@
+"""Files: written whole or not at all, never overwritten, their content known by its sha256."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lake import datastore
+from lake.datastore import DatastoreError, alternative, check, checksum, put_file, template, write_file
+from lake.site import Lake, LakeError, Site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Lake.create(tmp_path / "lake", {"A": {"central": True}}).central
+
+
+def names(site: Site) -> list[str]:
+    return sorted(p.relative_to(site.root).as_posix() for p in site.path("files").rglob("*") if p.is_file())
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_bytes_and_writers_give_the_same_record(site: Site) -> None:
+    one = write_file(site, "files/r/t/x.json", b"content")
+    two = write_file(site, "files/r/t/y.fits", lambda path: path.write_bytes(b"content") and None)
+    assert (one.path, one.bytes, one.checksum) == ("files/r/t/x.json", 7, sha(b"content"))
+    assert (two.bytes, two.checksum) == (7, one.checksum)
+    assert names(site) == ["files/r/t/x.json", "files/r/t/y.fits"]
+
+
+def test_a_writer_sees_the_suffix_of_its_file(site: Site) -> None:
+    seen: list[str] = []
+
+    def writer(path: Path) -> None:
+        seen.append(path.name)
+        path.write_bytes(b"x")
+
+    write_file(site, "files/a.fits", writer)
+    assert seen[0].startswith(datastore.TEMPORARY) and seen[0].endswith(".fits")
+
+
+def test_a_file_is_never_overwritten(site: Site) -> None:
+    first = write_file(site, "files/x.fits", b"good")
+    before = site.path(first.path).stat()
+    assert write_file(site, "files/x.fits", b"good") == first
+    assert site.path(first.path).stat().st_ino == before.st_ino
+    other = write_file(site, "files/x.fits", b"evil")
+    assert other.path == alternative("files/x.fits", sha(b"evil")) == f"files/x~{sha(b'evil')[:12]}.fits"
+    assert site.path("files/x.fits").read_bytes() == b"good" and site.path(other.path).read_bytes() == b"evil"
+
+
+def test_a_writer_that_fails_leaves_nothing(site: Site) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise ValueError("bad pixels")
+
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ValueError, match="bad pixels"):
+        write_file(site, "files/x.fits", fail)
+    with pytest.raises(DatastoreError, match=r"^site A: files/x.fits: No space left on device; free space$"):
+        write_file(site, "files/x.fits", full)
+    with pytest.raises(LakeError, match="not below"):
+        write_file(site, "../B/x.fits", b"")
+    assert names(site) == []
+
+
+@pytest.mark.parametrize("mode", ["copy", "link", "move"])
+def test_a_file_is_brought_in(site: Site, tmp_path: Path, mode: Any) -> None:
+    data = os.urandom(3 * 2**20)
+    source = tmp_path / "raw.fits"
+    source.write_bytes(data)
+    seen: list[int] = []
+    record = put_file(site, source, "files/raw/x.fits", mode, expected=sha(data), progress=seen.append)
+    assert record == datastore.FileRecord("files/raw/x.fits", len(data), sha(data))
+    assert site.path(record.path).read_bytes() == data and sum(seen) == len(data)
+    assert source.exists() == (mode != "move")
+    assert (mode == "link") == (source.exists() and source.stat().st_ino == site.path(record.path).stat().st_ino)
+    assert names(site) == ["files/raw/x.fits"]
+
+
+def test_what_is_not_expected_is_refused(site: Site, tmp_path: Path) -> None:
+    source = tmp_path / "x"
+    source.write_bytes(b"altered")
+    with pytest.raises(DatastoreError, match="the source is damaged"):
+        put_file(site, source, "files/x", expected=sha(b"content"))
+    assert names(site) == [] and source.exists()
+    with pytest.raises(DatastoreError, match="No such file"):
+        put_file(site, tmp_path / "nothing", "files/x")
+    put_file(site, source, "files/x")
+    source.write_bytes(b"another")
+    with pytest.raises(DatastoreError, match="never overwritten"):
+        put_file(site, source, "files/x")
+    assert site.path("files/x").read_bytes() == b"altered"
+
+
+def test_a_damaged_file_is_replaced_where_the_content_is_known(site: Site, tmp_path: Path) -> None:
+    source = tmp_path / "x"
+    source.write_bytes(b"content")
+    put_file(site, source, "files/x")
+    site.path("files/x").write_bytes(b"contenT")
+    put_file(site, source, "files/x", expected=sha(b"content"))
+    assert site.path("files/x").read_bytes() == b"content" and names(site) == ["files/x"]
+
+
+def test_check_tells_lost_from_damaged(site: Site) -> None:
+    record = write_file(site, "files/x", b"content")
+    assert check(site, "files/x", 7, record.checksum) is None
+    site.path("files/x").write_bytes(b"contenT")
+    assert check(site, "files/x", 7) is None, "its size is right: only reading it tells"
+    assert "damaged: files/x has the checksum" in str(check(site, "files/x", 7, record.checksum))
+    site.path("files/x").write_bytes(b"cont")
+    assert check(site, "files/x", 7) == "damaged: files/x has 4 bytes, 7 are registered"
+    site.path("files/x").unlink()
+    assert check(site, "files/x", 7) == "lost: files/x is not in storage"
+    assert checksum(__file__) == sha(Path(__file__).read_bytes())
+
+
+def test_paths_come_from_data_ids() -> None:
+    visit = {"instrument": "DemoCam", "exposure": 7, "visit": 7, "physical_filter": "r_demo", "band": "r", "day_obs": 20260101}
+    assert template("c/step1", "post_isr_image", visit | {"detector": 4}) == (
+        "files/c/step1/post_isr_image/20260101/post_isr_image_DemoCam_7_d4.fits"
+    )
+    assert template("c/step3", "deep_coadd", {"band": "r", "skymap": "sky", "tract": 9469, "patch": 3}) == (
+        "files/c/step3/deep_coadd/9469/deep_coadd_r_sky_t9469_p3.fits"
+    )
+    assert template("c/calib", "flat", {"instrument": "Cam", "detector": 0, "physical_filter": "g/x", "band": "g"}) == (
+        "files/c/calib/flat/flat_Cam_d0_g-x.fits"
+    )
+    assert template("c/software", "software", {"instrument": "Cam", "tract": None}, "json").endswith("software_Cam.json")
+    warp = visit | {"skymap": "sky", "tract": 9469, "patch": 3}
+    assert template("c/step3", "direct_warp", warp).endswith("20260101/direct_warp_DemoCam_7_sky_t9469_p3.fits")
