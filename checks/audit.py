@@ -89,9 +89,17 @@ def audit(site: Site, deep: bool = False, progress: Progress | None = None, spar
     settled = _settled(site, earlier, wrong, accounted)
     found = sorted(wrong.values(), key=lambda finding: finding.path)
     _append(site, [f for f in found if earlier.get(f.path) != f.state] + list(settled.values()), deep)
-    return AuditReport(
-        site.name, deep, files.num_rows, sum(datasets.values()), sum(sizes.values()), found, sorted(settled)
-    )
+    return AuditReport(site.name, deep, files.num_rows, sum(datasets.values()), sum(sizes.values()), found, sorted(settled))
+
+
+def quick(site: Site, spare: float = 0.0) -> list[Finding]:
+    """What is lost, damaged or orphan by a listing alone, and what an audit found damaged and nobody healed yet."""
+    wrong, _ = _differences(site, spare)
+    for row in _findings(site).to_pylist():
+        path = row["path"]
+        if row["state"] == "damaged" and path not in wrong and (size := _size(site, path)) is not None:
+            wrong[path] = Finding(path, "damaged", 0, size, row["reason"])
+    return sorted(wrong.values(), key=lambda finding: finding.path)
 
 
 def broken(site: Site) -> list[str]:
@@ -191,11 +199,11 @@ def _size(site: Site, path: str) -> int | None:
 
 
 def _findings(site: Site) -> pa.Table:
-    """The latest finding of every path: path, state."""
+    """The latest finding of every path: path, state, reason."""
     with delta.connect() as con:
         storage.view(con, site, "finding")
         return con.sql(
-            "SELECT path, state FROM finding "
+            "SELECT path, state, reason FROM finding "
             'QUALIFY row_number() OVER (PARTITION BY path ORDER BY "at" DESC) = 1 ORDER BY path'
         ).to_arrow_table()
 

@@ -31,13 +31,9 @@ def register_collections(site: Site, collections: Iterable[tuple[str, str, str |
         known = collections_now(site)
         for name, kind, children in collections:
             if kind not in KINDS or (kind == "CHAINED") != (children is not None):
-                raise CollectionError(
-                    f"collection {name}: kind {kind} with children {children!r}; only CHAINED has children"
-                )
+                raise CollectionError(f"collection {name}: kind {kind} with children {children!r}; only CHAINED has children")
             if name in known and known[name][0] != kind:
-                raise CollectionError(
-                    f"site {site.name}: collection {name} is {known[name][0]}, not {kind}; use another name"
-                )
+                raise CollectionError(f"site {site.name}: collection {name} is {known[name][0]}, not {kind}; use another name")
             if known.get(name) != (kind, children):
                 new.append({"collection": name, "kind": kind, "children": children, "at": now})
                 known[name] = (kind, children)
@@ -48,7 +44,7 @@ def register_collections(site: Site, collections: Iterable[tuple[str, str, str |
 
 def collections_now(site: Site) -> dict[str, tuple[str, str | None]]:
     """The collections known at a site: name -> (kind, children)."""
-    with delta.connect() as con:
+    with delta.cursor() as con:
         rows = con.sql(
             f'SELECT collection, arg_max(kind, "at"), arg_max_null(children, "at") '
             f"FROM ({delta.select(site, 'collection')}) GROUP BY collection ORDER BY collection"
@@ -98,9 +94,7 @@ def find(
         "searched",
         pa.Table.from_pylist([dict(zip(("position", "collection", "kind"), s, strict=True)) for s in searched]),
     )
-    con.execute(
-        f"CREATE OR REPLACE TEMP VIEW dataset AS FROM ({delta.select(site, 'dataset', prune)}) WHERE {prune or 'true'}"
-    )
+    con.execute(f"CREATE OR REPLACE TEMP VIEW dataset AS FROM ({delta.select(site, 'dataset', prune)}) WHERE {prune or 'true'}")
     con.execute(f"CREATE OR REPLACE TEMP VIEW association AS {delta.select(site, 'association')}")
     return con.sql(f"FROM ({statement('collection_members')}) WHERE {where}")
 
@@ -142,9 +136,9 @@ def certify(site: Site, collection: str, datasets: pa.Table, valid_begin: float,
 
 def add_certifications(site: Site, rows: pa.Table) -> int:
     """As certify(), for rows of the table ``certification`` (for instance those of another site)."""
-    with site.lock("collections"), delta.connect() as con:
+    with site.lock("collections"), delta.cursor() as con:
         con.register("given", rows)
-        delta.relation(con, site, "certification").create_view("certification")
+        delta.view(con, site, "certification")
         overlap = con.sql(statement("overlapping_certifications")).to_arrow_table().to_pylist()
         if overlap:
             raise CollectionError(f"site {site.name}: {_overlap(overlap[0])}")
@@ -177,7 +171,7 @@ def copy_definitions(source: Site, destination: Site, datasets: pa.Table) -> Non
     """Take to ``destination`` what registers of ``source`` say about these datasets' runs and validity."""
     ids = pa.table({"dataset_id": datasets["dataset_id"].unique()})
     runs = set(datasets["run"].unique().to_pylist())
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.register("wanted", ids)
         certified = con.sql(
             f"FROM ({delta.select(source, 'certification')}) SEMI JOIN wanted USING (dataset_id) ORDER BY ALL"

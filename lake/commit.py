@@ -43,9 +43,7 @@ def open_table(site: Site, table: str) -> DeltaTable | None:
     if handle.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
         features.add("columnMapping")
     if features:
-        raise DeltaError(
-            f"site {site.name}: table {table} uses {', '.join(sorted(features))}, which is not read correctly"
-        )
+        raise DeltaError(f"site {site.name}: table {table} uses {', '.join(sorted(features))}, which is not read correctly")
     for number in (handle.version(), handle.version() + 1):
         last = path / "_delta_log" / f"{number:020}.json"
         if last.exists() and last.stat().st_size == 0:
@@ -120,9 +118,7 @@ def commit(
             return False
         live = _live(handle, site, table, added) if skip_live else set()
         actions: list[AddAction | RemoveAction] = [
-            AddAction(
-                f.path, f.bytes, dict(f.partition), now, data_change, f.stats or json.dumps({"numRecords": f.rows})
-            )
+            AddAction(f.path, f.bytes, dict(f.partition), now, data_change, f.stats or json.dumps({"numRecords": f.rows}))
             for f in added
             if f.path not in live
         ]
@@ -140,9 +136,7 @@ def commit(
             )
         except CommitFailedError as error:
             if attempt == ATTEMPTS - 1:
-                raise DeltaError(
-                    f"site {site.name}: table {table}: commit failed {ATTEMPTS} times: {one_line(error)}"
-                ) from None
+                raise DeltaError(f"site {site.name}: table {table}: commit failed {ATTEMPTS} times: {one_line(error)}") from None
             time.sleep(random.uniform(0, 0.01) * 2 ** min(attempt, 6))
             continue
         except (DeltaLibraryError, OSError) as error:

@@ -44,9 +44,7 @@ def template(run: str, dataset_type: str, data_id: Mapping[str, Any], storage: s
     folder = known.get("day_obs", known.get("tract"))
     implied = {"exposure", "physical_filter", "band", "day_obs"} if "visit" in known else {"day_obs"}
     implied |= {"band"} if "physical_filter" in known else set()
-    values = [
-        f"{c[0]}{v}" if c in ("detector", "tract", "patch") else str(v) for c, v in known.items() if c not in implied
-    ]
+    values = [f"{c[0]}{v}" if c in ("detector", "tract", "patch") else str(v) for c, v in known.items() if c not in implied]
     name = re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join([dataset_type, *values])) + SUFFIX[storage]
     return str(PurePosixPath("files", run, dataset_type, *([str(folder)] if folder is not None else []), name))
 
@@ -115,8 +113,7 @@ def put_file(
         record = _stream(source, None if mode == "link" else temporary, rel, progress)
         if expected is not None and record.checksum != expected:
             raise DatastoreError(
-                f"site {site.name}: {source} has the checksum {record.checksum}, {expected} was expected; "
-                "the source is damaged"
+                f"site {site.name}: {source} has the checksum {record.checksum}, {expected} was expected; the source is damaged"
             )
         if target.exists() and checksum(target) == record.checksum:
             temporary.unlink(missing_ok=True)
@@ -182,6 +179,4 @@ def _failure(site: Site, rel: str, error: OSError) -> DatastoreError:
     remedy = {errno.ENOSPC: "free space", errno.EROFS: "the disk is read-only", errno.EACCES: "check permissions"}
     why = os.strerror(error.errno) if error.errno else str(error)
     where = f" ({error.filename})" if error.filename and not str(error.filename).endswith(Path(rel).name) else ""
-    return DatastoreError(
-        f"site {site.name}: {rel}: {why}{where}; {remedy.get(error.errno or 0, 'nothing was written')}"
-    )
+    return DatastoreError(f"site {site.name}: {rel}: {why}{where}; {remedy.get(error.errno or 0, 'nothing was written')}")

@@ -39,9 +39,9 @@ def insert(site: Site, table: str, records: pa.Table) -> int:
 def _insert(site: Site, table: str, records: pa.Table) -> int:
     schema = schemas.table(table)
     keys = ", ".join(f'"{c}"' for c in schema.primary_key)
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.register("given", records)
-        delta.relation(con, site, table).create_view("stored")
+        con.execute(f"CREATE TEMP VIEW stored AS {delta.select(site, table)}")
         con.execute(f"CREATE TEMP TABLE known AS FROM stored SEMI JOIN given USING ({keys})")
         con.execute("CREATE TEMP TABLE distinct_given AS SELECT DISTINCT * FROM given")
         conflict = con.sql(
@@ -74,7 +74,7 @@ def _difference(con: duckdb.DuckDBPyConnection, table: str, key: pa.Table) -> st
 
 def read(site: Site, table: str, where: str = "true") -> pa.Table:
     """Records that meet a SQL condition, ordered by key."""
-    with delta.connect() as con:
+    with delta.cursor() as con:
         return schemas.conform(table, relation(con, site, table, where).to_arrow_table())
 
 
@@ -90,10 +90,10 @@ def copy(source: Site, destination: Site, datasets: pa.Table) -> dict[str, int]:
     ``datasets`` has at least the data ID columns. A visit takes its exposure, filter, regions and patches; a tract
     takes its patches; an instrument takes its detectors and filters (lake/sql/needed_dimensions.sql).
     """
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.register("datasets", datasets.select(list(schemas.DATA_ID)))
         for table in TABLES:
-            delta.relation(con, source, table).create_view(table)
+            delta.view(con, source, table)
         con.execute(statement("needed_dimensions"))
         found = {table: con.sql(f"FROM needed_{table}").to_arrow_table() for table in TABLES}
     return {table: insert(destination, table, records) for table, records in found.items()}

@@ -18,7 +18,7 @@ from lake.fault import point
 from lake.ingester import ingest
 from lake.query import connect
 from lake.replicas import File, elsewhere, order
-from lake.rule import OK, REPLICATING, STUCK, Rule, write_rules
+from lake.rule import OK, REPLICATING, STUCK, Rule, only_types, write_rules
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
 from lake.transfer import WORKERS, Delivery, deliver
@@ -60,12 +60,21 @@ class Haul:
         self.damaged: dict[tuple[str, str], str] = {}
         self.brought: dict[str, int] = {}
         ingest(site)
+        types = [kind for rule in rules for kind in rule.dataset_types]
+        self._con = connect(lake, [site.name], prune=only_types(types) if types else None)
         self.outstanding = self._outstanding()
+        waiting = self.outstanding.filter(pc.is_valid(self.outstanding["parked"]))
+        if waiting.num_rows:  # perhaps the source knows by now what was missing here
+            self._send_ahead(waiting)
+            ingest(site)
+            self.outstanding = self._outstanding()
         self.wanted = self._wanted()
 
+    def close(self) -> None:
+        self._con.close()
+
     def _outstanding(self) -> pa.Table:
-        with connect(self.lake, [self.site.name]) as con:
-            return con.table(statement("manifest_outstanding"), {"rules": list(self.rules)})
+        return self._con.table(statement("manifest_outstanding"), {"rules": list(self.rules)})
 
     def _wanted(self) -> dict[str, Wanted]:
         """Files to be brought: not those that only wait for a dimension record, or that something keeps out."""
@@ -78,7 +87,8 @@ class Haul:
             entry = wanted.setdefault(file.path, Wanted(file, [], 0))
             if entry.rules[-1:] != [rule]:  # rows come by path, then rule: many datasets share a file
                 entry.rules.append(rule)
-                entry.replicas.append((rule.source, file.path))
+                if (rule.source, file.path) not in entry.replicas:
+                    entry.replicas.append((rule.source, file.path))
                 if row["state"] is None:
                     entry.queued.append(rule)
             entry.attempt = max(entry.attempt, row["attempt"])
@@ -126,9 +136,7 @@ class Haul:
             if obstacle and not noted and key not in done:
                 done.add(key)
                 rule = self.rules[row["rule_id"]]
-                events.append(
-                    Event(*key, rule.source, self.site.name, "failed", row["attempt"], row["file_bytes"], reason=why)
-                )
+                events.append(Event(*key, rule.source, self.site.name, "failed", row["attempt"], row["file_bytes"], reason=why))
         transfer_log.write(self.site, events)
         after = []
         for rule in self.rules.values():
@@ -142,15 +150,7 @@ class Haul:
 
     def _with_companions(self) -> list[Wanted]:
         """Send ahead what the datasets refer to; returns the files of the rules for which that went well."""
-        sources = {rule.source for entry in self.wanted.values() for rule in entry.rules}
-        refused: dict[str, str] = {}
-        for source in sorted(sources):
-            ids = [rule.rule_id for rule in self.rules.values() if rule.source == source]
-            rows = self.outstanding.filter(pc.is_in(self.outstanding["rule_id"], pa.array(ids)))
-            try:
-                copy_companions(self.lake.site(source), self.site, registry.from_records(rows["record"]))
-            except LakeError as error:
-                refused[source] = str(error)
+        refused = self._send_ahead(self.outstanding)
         point("movement:companions")
         left, events = [], []
         for entry in self.wanted.values():
@@ -161,6 +161,19 @@ class Haul:
                 events += self._events(entry, "failed", entry.replicas[0][0], entry.attempt + 1, reason=reason)
         transfer_log.write(self.site, events)
         return left
+
+    def _send_ahead(self, rows: pa.Table) -> dict[str, str]:
+        """Copy what the datasets of manifest rows refer to; returns the reason by source for which that is refused."""
+        refused: dict[str, str] = {}
+        sources = {rule_id: self.rules[rule_id].source for rule_id in rows["rule_id"].unique().to_pylist()}
+        for source in sorted(set(sources.values())):
+            ids = pa.array([rule_id for rule_id, name in sources.items() if name == source])
+            records = rows.filter(pc.is_in(rows["rule_id"], ids))["record"]
+            try:
+                copy_companions(self.lake.site(source), self.site, registry.from_records(records))
+            except LakeError as error:
+                refused[source] = str(error)
+        return refused
 
     def _look_elsewhere(self, left: Sequence[Wanted]) -> None:
         """Give files whose replicas have all failed those of other sites; failing those, the rules' own once more."""

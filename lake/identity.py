@@ -29,29 +29,25 @@ def install_uuid5(con: duckdb.DuckDBPyConnection) -> None:
 
 def uuid5(names: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
     """UUIDv5 of each text, in the project's namespace."""
-    with delta.connect() as con:
+    with delta.cursor() as con:
         install_uuid5(con)
         con.register("given", pa.table({"name": names, "ordinal": pa.array(range(len(names)), pa.int64())}))
         return con.sql("SELECT uuid5(name) AS id FROM given ORDER BY ordinal").to_arrow_table()["id"]
 
 
-def with_ids(
-    con: duckdb.DuckDBPyConnection | None, table: pa.Table, dimensions_by_type: Mapping[str, Sequence[str]]
-) -> pa.Table:
+def with_ids(con: duckdb.DuckDBPyConnection | None, table: pa.Table, dimensions_by_type: Mapping[str, Sequence[str]]) -> pa.Table:
     """``table`` with ``dataset_id`` filled in (put first if it is not there), rows in the same order.
 
     The id is the UUIDv5 of ``dataset_type|run|key=value|...`` over the type's required dimensions in the order of
     schemas.DATA_ID. ``table`` has dataset_type, run and the data ID columns that are needed (absent ones count as
     null). RegistryError names a dataset type that ``dimensions_by_type`` does not have.
     """
-    with con.cursor() if con is not None else delta.connect() as cursor:
+    with con.cursor() if con is not None else delta.cursor() as cursor:
         install_names(cursor, padded(table), dimensions_by_type)
         names = cursor.sql("SELECT uuid5(name) AS id FROM dataset_names ORDER BY ordinal").to_arrow_table()["id"]
     if len(names) != table.num_rows:
         unknown = set(table["dataset_type"].unique().to_pylist()).difference(dimensions_by_type)
-        raise RegistryError(
-            f"dataset type {', '.join(sorted(unknown))} is not declared; known: {', '.join(dimensions_by_type)}"
-        )
+        raise RegistryError(f"dataset type {', '.join(sorted(unknown))} is not declared; known: {', '.join(dimensions_by_type)}")
     if "dataset_id" in table.column_names:
         return table.set_column(table.column_names.index("dataset_id"), "dataset_id", names)
     return table.add_column(0, "dataset_id", names)

@@ -46,9 +46,7 @@ def ingest(site: Site) -> Ingested:
         version, added = delta.added_since(site, "transfer", -1 if place is None else place)
         verdicts, files = _take_in(site, version, added) if added else (Counter(), 0)
         admitted, released = _admit(site)
-    return Ingested(
-        verdicts["accepted"], verdicts["present"], verdicts["parked"], verdicts["rejected"], admitted, files + released
-    )
+    return Ingested(verdicts["accepted"], verdicts["present"], verdicts["parked"], verdicts["rejected"], admitted, files + released)
 
 
 def _take_in(site: Site, version: int, added: Sequence[str]) -> tuple[Counter[str], int]:

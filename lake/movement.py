@@ -9,7 +9,7 @@ transfer (the copy engine), ingester (verified files become datasets) and replic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from lake.haul import Haul, Policy
@@ -61,12 +61,12 @@ def run_rules(
     given = list(rules)
     report = Report()
     state = {rule.rule_id: rule for rule in given}
-    with ExitStack() as locks:
+    with ExitStack() as stack:
         hauls = []
         for name in sorted({rule.destination for rule in given}):
             mine = [r for r in state.values() if r.destination == name and r.state != SUSPENDED]
-            locks.enter_context(lake.site(name).lock("movement"))
-            hauls.append(Haul(lake, lake.site(name), mine, policy or Policy()))
+            stack.enter_context(lake.site(name).lock("movement"))
+            hauls.append(stack.enter_context(closing(Haul(lake, lake.site(name), mine, policy or Policy()))))
         total = sum(len(haul.wanted) for haul in hauls)
         done = 0
         for haul in hauls:

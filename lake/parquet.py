@@ -83,9 +83,7 @@ def partition_value(table: str, column: str, value: Any) -> str:
     """A partition value as it stands in paths; DeltaError for one that could not stand there as it is."""
     text = "" if value is None else str(value)
     if not text or not set(text) <= _SAFE:
-        raise DeltaError(
-            f"table {table}: {column} {value!r} cannot be a partition value (letters, digits, _ - . + only)"
-        )
+        raise DeltaError(f"table {table}: {column} {value!r} cannot be a partition value (letters, digits, _ - . + only)")
     return text
 
 

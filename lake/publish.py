@@ -129,9 +129,7 @@ class Publisher:
         ids = set(judged["dataset_id"].to_pylist())
         gone = set(given["path"].to_pylist()).difference(judged["path"].to_pylist())
         used = set(judged.filter(pc.not_equal(judged["verdict"], "present"))["path"].to_pylist())
-        copies = judged.filter(
-            pc.and_(pc.equal(judged["verdict"], "present"), pc.not_equal(judged["path"], judged["known_path"]))
-        )
+        copies = judged.filter(pc.and_(pc.equal(judged["verdict"], "present"), pc.not_equal(judged["path"], judged["known_path"])))
         for row in copies.select(["path", "known_path", "file_bytes", "file_checksum"]).to_pylist():
             path, known = row["path"], row["known_path"]
             if path in used or path in gone:
@@ -169,6 +167,8 @@ class Publisher:
     def _replay(self) -> int:
         """Apply the batches that a dead committer left, oldest first; returns how many."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.folder.glob(f"{datastore.TEMPORARY}*"):
+            unfinished.unlink()
         left = sorted(self.folder.glob("*.arrow"))
         for path in left:
             try:
@@ -243,13 +243,7 @@ def _decode(path: Path) -> _Prepared:
     with pa.ipc.open_file(pa.py_buffer(path.read_bytes())) as reader:
         whole = reader.read_all()
     contents = dict(zip(whole["part"].to_pylist(), whole["content"].to_pylist(), strict=True))
-    files = {
-        table: [delta.AddFile(**file) for file in listed] for table, listed in json.loads(contents["files"]).items()
-    }
-    parts = {
-        name: schemas.conform(table, pa.ipc.open_stream(contents[name]).read_all()) for name, table in _PARTS.items()
-    }
+    files = {table: [delta.AddFile(**file) for file in listed] for table, listed in json.loads(contents["files"]).items()}
+    parts = {name: schemas.conform(table, pa.ipc.open_stream(contents[name]).read_all()) for name, table in _PARTS.items()}
     judged = parts["accepted"].slice(0, 0)
-    return _Prepared(
-        Judgement(judged, parts["accepted"], parts["waiting"], parts["admitted"]), parts["attempts"], files
-    )
+    return _Prepared(Judgement(judged, parts["accepted"], parts["waiting"], parts["admitted"]), parts["attempts"], files)

@@ -37,19 +37,24 @@ class QueryError(ValueError):
     """A statement that cannot be answered; the message is one line."""
 
 
-def connect(root: str | Path | Lake, sites: Sequence[str] | None = None, home: str | None = None) -> Connection:
+def connect(
+    root: str | Path | Lake,
+    sites: Sequence[str] | None = None,
+    home: str | None = None,
+    prune: Mapping[str, str] | None = None,
+) -> Connection:
     """A read-only connection to the lake at ``root`` (or an open Lake), to some or all of its ``sites``.
 
-    With ``home``, unqualified names mean that site's own tables instead of the union. Raises LakeError for no such
-    lake or site.
+    With ``home``, unqualified names mean that site's own tables instead of the union. ``prune`` maps a table to a
+    condition on its partitions or statistics: files that cannot meet it are not opened, whatever a statement asks.
+    Raises LakeError for no such lake or site.
     """
     lake = root if isinstance(root, Lake) else Lake.open(root)
-    return Connection(lake, [lake.site(name) for name in sites] if sites else list(lake.sites.values()), home)
+    chosen = [lake.site(name) for name in sites] if sites else list(lake.sites.values())
+    return Connection(lake, chosen, home, prune)
 
 
-def query(
-    root: str | Path | Lake, sql: str, parameters: Parameters = None, sites: Sequence[str] | None = None
-) -> pa.Table:
+def query(root: str | Path | Lake, sql: str, parameters: Parameters = None, sites: Sequence[str] | None = None) -> pa.Table:
     """The answer to one statement as an Arrow table; raises QueryError and LakeError."""
     with connect(root, sites) as connection:
         return connection.table(sql, parameters)
@@ -61,8 +66,9 @@ Parameters = Mapping[str, Any] | Sequence[Any] | None
 class Connection:
     """SQL over a lake; one thread at a time. Writing, other files, settings and extensions are refused."""
 
-    def __init__(self, lake: Lake, sites: Sequence[Site], home: str | None = None) -> None:
+    def __init__(self, lake: Lake, sites: Sequence[Site], home: str | None = None, prune: Mapping[str, str] | None = None) -> None:
         self.lake = lake
+        self._prune = dict(prune or {})
         self.sites = {site.name: site for site in sites}
         self._home = lake.site(home).name if home else None
         self._versions: dict[tuple[str, str], int] = {}
@@ -73,13 +79,13 @@ class Connection:
                 "python_enable_replacements": False,
             }
         )
-        roots = ", ".join(_literal(str(site.root)) for site in sites)
+        roots = ", ".join(literal(str(site.root)) for site in sites)
         for name in self.sites:
             self._con.execute(f"CREATE SCHEMA {identifier(name)}")
         for setting in (
             "TimeZone = 'UTC'",
-            f"temp_directory = {_literal(tempfile.gettempdir() + '/drp-sql')}",
-            *([f"search_path = {_literal(identifier(self._home) + ',main')}"] if self._home else []),
+            f"temp_directory = {literal(tempfile.gettempdir() + '/drp-sql')}",
+            *([f"search_path = {literal(identifier(self._home) + ',main')}"] if self._home else []),
             f"allowed_directories = [{roots}]",
             "enable_external_access = false",
             "lock_configuration = true",
@@ -144,7 +150,7 @@ class Connection:
     def _open_view(self, name: str, site: str | None) -> None:
         """The view ``name`` of one site, or of the union over the sites (None), made or renewed where it is stale."""
         if name in _views():
-            for table in _inputs(name):
+            for table in _inputs(self._con, name):
                 self._open_view(table, site)
             version = 0
         else:
@@ -163,11 +169,11 @@ class Connection:
         schema = schemas.table(name)
         parts = []
         for each in self._of(site):
-            files = delta.files(each, name)
+            files = delta.files(each, name, self._prune.get(name))
             if site is None and schema.subject == "catalogues":
                 own = f"/site={quote(each.name)}/"
                 files = [file for file in files if own in file]
-            lead = f"{_literal(each.name)} AS site, " if site is None and "site" not in schema.arrow.names else ""
+            lead = f"{literal(each.name)} AS site, " if site is None and "site" not in schema.arrow.names else ""
             parts.append(f"SELECT {lead}* FROM ({delta.scan(name, files)})")
         return " UNION ALL ".join(parts)
 
@@ -175,10 +181,10 @@ class Connection:
         """A view's text on the union, or on one site's tables by the names that it uses."""
         inputs = []
         added = False  # a site's own tables have no column that names the lake: lend them one while the text runs
-        for table in _inputs(name):
+        for table in _inputs(self._con, name):
             lead = ""
             if site and "site" not in schemas.table(table).arrow.names:
-                lead, added = f"{_literal(site)} AS site, ", True
+                lead, added = f"{literal(site)} AS site, ", True
             source = f"{identifier(site or 'main')}.{identifier(table)}"
             inputs.append(f"{identifier(table)} AS (SELECT {lead}* FROM {source})")
         columns = "* EXCLUDE (site)" if added else "*"
@@ -252,12 +258,15 @@ def _known() -> frozenset[str]:
     return frozenset([*schemas.tables(), *_views()])
 
 
-@cache
-def _inputs(view: str) -> tuple[str, ...]:
+def _inputs(con: duckdb.DuckDBPyConnection, view: str) -> list[str]:
     """The declared tables that a view reads."""
-    with duckdb.connect() as con:
+    if view not in _view_inputs:
         named = _names(con, _views()[view]) or set()
-    return tuple(sorted(name for _, name in named if name in schemas.tables()))
+        _view_inputs[view] = sorted(name for _, name in named if name in schemas.tables())
+    return _view_inputs[view]
+
+
+_view_inputs: dict[str, list[str]] = {}
 
 
 def _version(site: Site, table: str) -> int:
@@ -266,7 +275,8 @@ def _version(site: Site, table: str) -> int:
     return max((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), default=-1)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as SQL writes it, in single quotes."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -66,9 +66,7 @@ def register_dataset_types(site: Site, types: Mapping[str, tuple[Sequence[str], 
         for name, (dimensions, storage) in types.items():
             wrong = [d for d in dimensions if d not in schemas.DATA_ID]
             if wrong or storage not in STORAGE:
-                raise RegistryError(
-                    f"dataset type {name}: {wrong[0] if wrong else storage!r} is not a dimension or storage"
-                )
+                raise RegistryError(f"dataset type {name}: {wrong[0] if wrong else storage!r} is not a dimension or storage")
             given = DatasetType(name, tuple(c for c in schemas.DATA_ID if c in dimensions), storage)
             if name not in known:
                 new.append({"dataset_type": name, "dimensions": ",".join(given.dimensions), "storage": storage})
@@ -84,12 +82,9 @@ def register_dataset_types(site: Site, types: Mapping[str, tuple[Sequence[str], 
 
 def dataset_types(site: Site) -> dict[str, DatasetType]:
     """The dataset types known at a site, by name."""
-    with delta.connect() as con:
+    with delta.cursor() as con:
         rows = delta.relation(con, site, "dataset_type").order("dataset_type").fetchall()
-    return {
-        name: DatasetType(name, tuple(d for d in dimensions.split(",") if d), storage)
-        for name, dimensions, storage in rows
-    }
+    return {name: DatasetType(name, tuple(d for d in dimensions.split(",") if d), storage) for name, dimensions, storage in rows}
 
 
 # -- ingest ------------------------------------------------------------------------------------------------------------
@@ -175,15 +170,11 @@ def judge(site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping
     stamp = pa.array([now] * datasets.num_rows, pa.timestamp("us", "UTC"))
     datasets = schemas.conform("dataset", datasets.append_column("registered_at", stamp))
     types = {name: kind.dimensions for name, kind in dataset_types(site).items()}
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.execute("SET VARIABLE site = $site", {"site": site.name})
         con.execute("SET VARIABLE now = $now::TIMESTAMPTZ", {"now": now})
         install_names(con, padded(datasets), types)
-        known = {**(problems or {}), **(_problems(site, datasets) if verify else {})}
-        con.register(
-            "storage",
-            pa.table({"path": pa.array(known, pa.string()), "problem": pa.array(known.values(), pa.string())}),
-        )
+        con.register("storage", _storage(site, datasets, verify, problems or {}))
         for table in CHECKED:
             used = datasets[table].null_count < datasets.num_rows
             con.execute(f"CREATE TEMP VIEW {table} AS {delta.select(site, table) if used else delta.scan(table, [])}")
@@ -198,9 +189,7 @@ def judge(site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping
         columns = ", ".join(schemas.table("dataset").arrow.names)
         return Judgement(
             judged=con.sql("SELECT * EXCLUDE (ordinal) FROM judged ORDER BY ordinal").to_arrow_table(),
-            accepted=_rows(
-                con, "dataset", f"SELECT {columns} FROM judged WHERE verdict = 'accepted' ORDER BY {CLUSTER}"
-            ),
+            accepted=_rows(con, "dataset", f"SELECT {columns} FROM judged WHERE verdict = 'accepted' ORDER BY {CLUSTER}"),
             waiting=_rows(con, "parked", "FROM parked_events WHERE state <> 'admitted'"),
             admitted=_rows(con, "parked", "FROM parked_events WHERE state = 'admitted'"),
         )
@@ -210,20 +199,25 @@ def _rows(con: duckdb.DuckDBPyConnection, table: str, query: str) -> pa.Table:
     return schemas.conform(table, con.sql(query).to_arrow_table())
 
 
-def _problems(site: Site, datasets: pa.Table) -> dict[str, str]:
-    """What is wrong with the files of a batch, by path."""
-    found: dict[str, str] = {}
+def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str, str]) -> pa.Table:
+    """What is wrong with the files of a batch: path, file_bytes (as claimed), problem; only those that have one."""
+    found: list[dict[str, Any]] = []
     files = datasets.select(["path", "file_bytes"]).group_by(["path", "file_bytes"]).aggregate([])
     for path, size in zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True):
+        problem = problems.get(path)
         try:
-            problem = datastore.check(site, path, size)
-            if problem is None and slices.is_slice(path):
-                slices.contents(site, path)
+            if verify and problem is None:
+                problem = datastore.check(site, path, size)
+                if problem is None and slices.is_slice(path):
+                    slices.contents(site, path)
         except LakeError as error:
             problem = str(error)
         if problem is not None:
-            found[path] = problem
-    return found
+            found.append({"path": path, "file_bytes": size, "problem": problem})
+    schema = schemas.table("dataset").arrow
+    return pa.Table.from_pylist(
+        found, schema=pa.schema([schema.field("path"), schema.field("file_bytes"), pa.field("problem", pa.string())])
+    )
 
 
 def _prune(datasets: pa.Table) -> str:
@@ -239,8 +233,8 @@ def _prune(datasets: pa.Table) -> str:
 
 def parked(site: Site, state: str = "parked") -> pa.Table:
     """What waits here (or, with ``state``, what was rejected): the latest event of each that is in that state."""
-    with delta.connect() as con:
-        delta.relation(con, site, "parked").create_view("parked")
+    with delta.cursor() as con:
+        delta.view(con, site, "parked")
         con.execute(statement("parked_now"))
         return con.sql(
             "SELECT * EXCLUDE (checksum) FROM parked_now WHERE state = $state ORDER BY dataset_type, dataset_id",
@@ -252,7 +246,7 @@ def from_records(records: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Dataset rows from their JSON form (the ``record`` of parked and manifest rows), in the same order."""
     schema = schemas.table("dataset").arrow
     wanted = ", ".join(f'"{f.name}": "{delta.SQL_TYPES[f.type]}"' for f in schema)
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.register("given", pa.table({"record": records, "ordinal": pa.array(range(len(records)), pa.int64())}))
         rows = con.sql(
             f"SELECT r.* FROM (SELECT json_transform(record, '{{{wanted}}}') AS r, ordinal FROM given) ORDER BY ordinal"
@@ -263,11 +257,9 @@ def from_records(records: pa.Array | pa.ChunkedArray) -> pa.Table:
 def to_records(datasets: pa.Table) -> pa.ChunkedArray:
     """The JSON form of dataset rows, which from_records() reads."""
     columns = ", ".join(f"'{name}': \"{name}\"" for name in schemas.table("dataset").arrow.names)
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.register("given", datasets.append_column("ordinal", pa.array(range(datasets.num_rows), pa.int64())))
-        return con.sql(
-            f"SELECT to_json({{{columns}}})::VARCHAR AS record FROM given ORDER BY ordinal"
-        ).to_arrow_table()["record"]
+        return con.sql(f"SELECT to_json({{{columns}}})::VARCHAR AS record FROM given ORDER BY ordinal").to_arrow_table()["record"]
 
 
 # -- queries -----------------------------------------------------------------------------------------------------------

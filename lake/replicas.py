@@ -112,10 +112,7 @@ def _registered(site: Site, paths: Sequence[str]) -> dict[str, File]:
             "WHERE path IN (SELECT unnest($paths::VARCHAR[])) GROUP BY path, file_bytes",
             {"paths": list(paths)},
         )
-    return {
-        row["path"]: File(row["path"], row["file_bytes"], row["file_checksum"], row["dataset_id"])
-        for row in rows.to_pylist()
-    }
+    return {row["path"]: File(row["path"], row["file_bytes"], row["file_checksum"], row["dataset_id"]) for row in rows.to_pylist()}
 
 
 def _record(site: Site, registered: dict[str, File], result: Refetched) -> None:

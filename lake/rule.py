@@ -6,6 +6,7 @@ again: its predicate is evaluated anew, and the manifest grows by what is new.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import pyarrow as pa
 import schemas
 from lake import delta
 from lake.fault import point
-from lake.query import Connection, QueryError, connect, identifier
+from lake.query import Connection, QueryError, connect, identifier, literal
 from lake.registry import NAMESPACE
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
@@ -34,7 +35,7 @@ class RuleSpec:
     """What a rule says: datasets of these types that meet a SQL condition over the source's ``dataset`` table (and any
     other of the source's tables) must be at the destination."""
 
-    campaign: str
+    campaign: str | None
     name: str
     dataset_types: tuple[str, ...]
     predicate: str
@@ -45,7 +46,7 @@ class RuleSpec:
     def rule_id(self) -> str:
         """UUIDv5 of everything that the rule says."""
         types = ",".join(sorted(self.dataset_types))
-        text = "|".join(["rule", self.campaign, self.name, self.source, self.destination, types, self.predicate])
+        text = "|".join(["rule", self.campaign or "", self.name, self.source, self.destination, types, self.predicate])
         return str(uuid.uuid5(NAMESPACE, text))
 
 
@@ -67,7 +68,13 @@ class Rule:
 
 
 def add_rule(
-    lake: Lake, campaign: str, name: str, dataset_types: Sequence[str], predicate: str, source: str, destination: str
+    lake: Lake,
+    campaign: str | None,
+    name: str,
+    dataset_types: Sequence[str],
+    predicate: str,
+    source: str,
+    destination: str,
 ) -> Rule:
     """Add one rule, or evaluate it again; see add_rules()."""
     return add_rules(lake, [RuleSpec(campaign, name, tuple(dataset_types), predicate, source, destination)])[0]
@@ -101,8 +108,7 @@ def rules(lake: Lake, campaign: str | None = None, destination: str | None = Non
 def _rules(con: Connection, view: str, campaign: str | None = None) -> list[Rule]:
     columns = ", ".join(field.name for field in fields(Rule))
     rows = con.table(
-        f"SELECT {columns} FROM {view} WHERE $campaign IS NULL OR campaign = $campaign "
-        "ORDER BY destination, name, rule_id",
+        f"SELECT {columns} FROM {view} WHERE $campaign IS NULL OR campaign = $campaign ORDER BY destination, name, rule_id",
         {"campaign": campaign},
     )
     return [Rule(**{**row, "dataset_types": tuple(row["dataset_types"].split(","))}) for row in rows.to_pylist()]
@@ -124,7 +130,10 @@ def _add(lake: Lake, site: Site, specs: list[RuleSpec]) -> dict[str, Rule]:
     """Evaluate the rules of one destination: one commit for all manifests, one for all states."""
     with site.lock("rules"), ExitStack() as stack:
         sources = dict.fromkeys(spec.source for spec in specs)
-        cons = {name: stack.enter_context(connect(lake, [name, site.name], home=name)) for name in sources}
+        cons = {
+            name: stack.enter_context(connect(lake, [name, site.name], name, _prune([s for s in specs if s.source == name])))
+            for name in sources
+        }
         here = next(iter(cons.values()))
         known = {rule.rule_id: rule for rule in _rules(here, f"{identifier(site.name)}.rule_now")}
         manifest = pa.concat_tables([_candidates(cons[spec.source], spec) for spec in specs])
@@ -143,13 +152,24 @@ def _add(lake: Lake, site: Site, specs: list[RuleSpec]) -> dict[str, Rule]:
     return known | changed
 
 
+def _prune(specs: Iterable[RuleSpec]) -> dict[str, str]:
+    """Open the registry's files of the wanted types only, unless a predicate looks into the registry itself."""
+    specs = list(specs)
+    if any(re.search(r"\bdataset\b", spec.predicate, re.IGNORECASE) for spec in specs):
+        return {}
+    return only_types(kind for spec in specs for kind in spec.dataset_types)
+
+
+def only_types(types: Iterable[str]) -> dict[str, str]:
+    """For connect(): open the registry's files of these dataset types only."""
+    return {"dataset": "dataset_type IN (" + ", ".join(literal(kind) for kind in sorted(set(types))) + ")"}
+
+
 def _candidates(con: Connection, spec: RuleSpec) -> pa.Table:
     """What a rule wants and does not have in its manifest yet, as manifest rows."""
     sql = statement("rule_candidates").replace("{destination}", identifier(spec.destination))
     try:
-        return con.table(
-            sql.replace("{predicate}", spec.predicate), {"types": list(spec.dataset_types), "rule": spec.rule_id}
-        )
+        return con.table(sql.replace("{predicate}", spec.predicate), {"types": list(spec.dataset_types), "rule": spec.rule_id})
     except QueryError as error:
         said = " ".join(spec.predicate.split())
         raise RuleError(f"rule {spec.name}: its predicate {said!r} cannot be used: {error}") from None

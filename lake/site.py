@@ -91,8 +91,7 @@ class Site:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise LakeError(
-                            f"site {self.name}: another process has held {path} for {timeout:.0f} s; "
-                            "wait for it or end it"
+                            f"site {self.name}: another process has held {path} for {timeout:.0f} s; wait for it or end it"
                         ) from None
                     time.sleep(0.005)
             yield
@@ -174,9 +173,7 @@ def _parse(root: Path, sites: Mapping[str, Mapping[str, Any] | None]) -> dict[st
     folded: set[str] = set()
     for name, options in sites.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in _RESERVED:
-            raise LakeError(
-                f"site {name!r}: a site's name is 1 to 32 letters, digits, - or _, and starts with a letter"
-            )
+            raise LakeError(f"site {name!r}: a site's name is 1 to 32 letters, digits, - or _, and starts with a letter")
         if name.lower() in folded:
             raise LakeError(f"site {name!r}: another site differs from it in case only; rename one")
         folded.add(name.lower())
@@ -199,9 +196,7 @@ def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise LakeError(f"site {name!r}: unknown key {key!r}; known: {', '.join(_OPTIONS)}")
         wanted = _OPTIONS[key]
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):  # type: ignore[arg-type]
-            raise LakeError(
-                f"site {name!r}: {key}: {value!r} is not a {'true/false' if key == 'central' else 'number'}"
-            )
+            raise LakeError(f"site {name!r}: {key}: {value!r} is not a {'true/false' if key == 'central' else 'number'}")
         if key != "central" and not value > 0:
             raise LakeError(f"site {name!r}: {key}: {value!r} must be positive")
     return dict(options)

@@ -43,9 +43,7 @@ class SliceRecord:
     file_checksum: str
 
 
-def write_slices(
-    site: Site, table: str, slices: Iterable[tuple[str, Mapping[str, Any], pa.Table]]
-) -> list[SliceRecord]:
+def write_slices(site: Site, table: str, slices: Iterable[tuple[str, Mapping[str, Any], pa.Table]]) -> list[SliceRecord]:
     """Write slices as few files, durable, not yet part of the table; records come in the order of ``slices``.
 
     Each slice is (dataset_id, keys, rows): ``keys`` hold the partition values (``site`` may be left out) and may hold
@@ -62,9 +60,7 @@ def write_slices(
         try:
             partition = tuple(partition_value(table, c, keys[c]) for c in schemas.table(table).partition_by)
         except KeyError as error:
-            raise SliceError(
-                f"table {table}, dataset {dataset_id}: no value for the partition column {error}"
-            ) from None
+            raise SliceError(f"table {table}, dataset {dataset_id}: no value for the partition column {error}") from None
         files.setdefault(partition, []).append((_position(table, payload), dataset_id, payload))
     written: dict[str, SliceRecord] = {}
     for partition, parts in sorted(files.items()):
@@ -88,9 +84,7 @@ def _payload(table: str, dataset_id: str, keys: Mapping[str, Any], rows: pa.Tabl
         elif rows.num_rows and not pc.all(pc.equal(rows[column], pa.scalar(value, kind)), skip_nulls=False).as_py():
             raise SliceError(f"table {table}, dataset {dataset_id}: there are rows whose {column} is not {value}")
     whole = schemas.conform(table, rows) if "site" in rows.column_names else rows
-    payload = schemas.conform(
-        table, whole.select([c for c in schema.payload.names if c in whole.column_names]), payload=True
-    )
+    payload = schemas.conform(table, whole.select([c for c in schema.payload.names if c in whole.column_names]), payload=True)
     order = [c for c in schema.primary_key if c in payload.column_names] or payload.column_names[:1]
     payload = payload.replace_schema_metadata(None).sort_by([(c, "ascending") for c in order])
     if payload.num_rows > 1 and payload.group_by(order).aggregate([]).num_rows != payload.num_rows:
@@ -105,9 +99,7 @@ def _position(table: str, payload: pa.Table) -> tuple[Any, ...]:
     return tuple((first[0][c] is not None, first[0][c]) for c in columns) if first else ()
 
 
-def _write(
-    site: Site, table: str, partition: Sequence[str], parts: Sequence[tuple[str, pa.Table]]
-) -> list[SliceRecord]:
+def _write(site: Site, table: str, partition: Sequence[str], parts: Sequence[tuple[str, pa.Table]]) -> list[SliceRecord]:
     schema = schemas.table(table)
     name = hashlib.sha256(",".join(sorted(i for i, _ in parts)).encode()).hexdigest()[:20]
     folder = "/".join(f"{c}={v}" for c, v in zip(schema.partition_by, partition, strict=True))
@@ -134,9 +126,7 @@ def _write(
     for dataset_id, rows in parts:
         size = sizes[group] if rows.num_rows else 0
         group += rows.num_rows > 0
-        records.append(
-            SliceRecord(dataset_id, file.path, size, rows.num_rows, checksum(rows), file.bytes, file.checksum)
-        )
+        records.append(SliceRecord(dataset_id, file.path, size, rows.num_rows, checksum(rows), file.bytes, file.checksum))
     return records
 
 

@@ -143,11 +143,10 @@ def _attempt(order: Order) -> Delivery:
 
 
 def _durable(deliveries: list[Delivery]) -> list[Delivery]:
+    folders = {d.order.path.rpartition("/")[0]: d.order.target.parent for d in deliveries if d.error is None}
     directories: set[Path] = set()
-    for delivery in deliveries:
-        if delivery.error is None:  # the new names, and those of directories that may be new, down from the site's root
-            order = delivery.order
-            directories.update(order.target.parents[: len(PurePosixPath(order.path).parts)])
+    for folder, target in folders.items():  # the new names, and those of directories that may be new below the site's root
+        directories.update([target, *target.parents[: len(PurePosixPath(folder).parts)]])
     for directory in sorted(directories):
         fsync_dir(directory)
     return deliveries

@@ -33,7 +33,7 @@ def compact(site: Site, table: str, smaller_than: int = 16 * 2**20, at_least: in
         groups.setdefault(path.rpartition("/")[0], []).append(path)
     order = ", ".join(f'"{c}"' for c in indexed_columns(table))
     merged = 0
-    with delta.connect() as con:
+    with delta.cursor() as con:
         for group in groups.values():
             if len(group) >= at_least:
                 paths = [str(site.table_path(table) / path) for path in group]

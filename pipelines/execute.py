@@ -169,7 +169,7 @@ def _partition(name: str, expected: Mapping[str, Any], table: pa.Table) -> dict[
 class CachedInputs(Inputs):
     """Inputs that keep recently read images of this process: the quanta of a job often read the same ones."""
 
-    LIMIT = 512 * 2**20
+    LIMIT = 96 * 2**20
     _images: OrderedDict[tuple[str, str | None], Image] = OrderedDict()
     _held = 0
 

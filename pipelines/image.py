@@ -71,7 +71,7 @@ class Image:
 
     def bad(self, planes: int = UNUSABLE) -> NDArray[np.bool_]:
         """Pixels that carry any of the given mask planes."""
-        return (self.mask & planes) != 0
+        return np.asarray((self.mask & planes) != 0)
 
     def write(self, path: str | Path) -> None:
         """Write to ``path``, which must not exist."""

@@ -21,22 +21,25 @@ from numpy.typing import ArrayLike, NDArray
 import schemas
 from pipelines.image import MASK, UNUSABLE, Image
 from pipelines.quantum import Quantum
+from pipelines.wcs import SkyWcs, project
+
+Array = NDArray[np.float64]
 
 AB_ZERO_POINT = 31.4  # magnitude of 1 nJy
 
 #: Fluxes are not given where less than this fraction of sum(P^2) falls on usable pixels, and flagged below the second.
-_LEAST_COVERAGE, _GOOD_COVERAGE = 0.1, 0.8
+_LEAST_COVERAGE, _GOOD_COVERAGE = 0.1, 0.6
 
 
-def nanojansky_per_electron(zero_point: ArrayLike) -> NDArray[np.float64]:
+def nanojansky_per_electron(zero_point: ArrayLike) -> Array:
     """nJy of one electron where mag_AB = zero_point - 2.5 log10(electrons)."""
-    return 10.0 ** ((AB_ZERO_POINT - np.asarray(zero_point, float)) / 2.5)
+    return np.asarray(10.0 ** ((AB_ZERO_POINT - np.asarray(zero_point, float)) / 2.5))
 
 
-def magnitude(flux: ArrayLike) -> NDArray[np.float64]:
+def magnitude(flux: ArrayLike) -> Array:
     """AB magnitude of a flux in nJy; NaN where it is not positive."""
     flux = np.asarray(flux, float)
-    return AB_ZERO_POINT - 2.5 * np.log10(flux, out=np.full(flux.shape, np.nan), where=flux > 0)
+    return np.asarray(AB_ZERO_POINT - 2.5 * np.log10(flux, out=np.full(flux.shape, np.nan), where=flux > 0))
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class PsfFluxes:
     ``coverage`` (fraction of sum(P^2) on usable pixels), ``chi2`` per degree of freedom of the fit over the core, and
     ``flag`` (edge, saturated, no data)."""
 
-    flux: NDArray[np.float64]
-    error: NDArray[np.float64]
-    coverage: NDArray[np.float64]
-    chi2: NDArray[np.float64]
+    flux: Array
+    error: Array
+    coverage: Array
+    chi2: Array
     flag: NDArray[np.bool_]
 
 
@@ -61,9 +64,7 @@ def forced(image: Image, x: ArrayLike, y: ArrayLike, planes: int = UNUSABLE) -> 
     half = int(np.ceil(5 * image.psf.sigma((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)))
     stamps, x0, y0 = image.psf.rendered(x, y, half)
     rows, columns = (start[:, None] + np.arange(stamps.shape[-1]) for start in (y0, x0))
-    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[
-        :, None
-    ]
+    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[:, None]
     at = (rows.clip(0, image.shape[0] - 1)[:, :, None], columns.clip(0, image.shape[1] - 1)[:, None])
     data, variance, mask = image.image[at], image.variance[at], image.mask[at]
     usable = inside & ((mask & planes) == 0) & np.isfinite(data) & np.isfinite(variance)
@@ -78,11 +79,14 @@ def forced(image: Image, x: ArrayLike, y: ArrayLike, planes: int = UNUSABLE) -> 
     bright = usable & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True)) & (variance > 0)
     residual = (data - flux[:, None, None] * stamps) ** 2 / np.where(bright, variance, 1.0)
     chi2 = (residual * bright).sum(axis=(1, 2)) / np.maximum(bright.sum(axis=(1, 2)) - 1, 1)
-    saturated = (inside & ((mask & MASK["SAT"]) != 0) & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True))).any(
-        (1, 2)
-    )
+    saturated = (inside & ((mask & MASK["SAT"]) != 0) & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True))).any((1, 2))
     flag = ~(coverage >= _GOOD_COVERAGE) | saturated | ~np.isfinite(flux)
     return PsfFluxes(flux, error, coverage, chi2, flag)
+
+
+def _unknown(n: int) -> PsfFluxes:
+    nothing = np.full(n, np.nan)
+    return PsfFluxes(nothing, nothing, np.zeros(n), nothing, np.ones(n, bool))
 
 
 def forced_rows(
@@ -90,8 +94,8 @@ def forced_rows(
     quantum: Quantum,
     images: tuple[Image, Image | None],
     ids: tuple[str, NDArray[np.int64]],
-    ra: NDArray[np.float64],
-    dec: NDArray[np.float64],
+    ra: Array,
+    dec: Array,
 ) -> pa.Table:
     """Rows of the forced-source table ``name`` for the positions (N,) of named ids that fall on a detector.
 
@@ -100,13 +104,9 @@ def forced_rows(
     visit_image, difference = images
     if visit_image.wcs is None:
         raise ValueError("a visit image without a WCS cannot be measured at sky positions")
-    x, y = visit_image.wcs.sky_to_pixel(ra, dec)
-    ny, nx = visit_image.shape
-    on = np.flatnonzero((x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5))
-    x, y = x[on], y[on]
+    on, x, y = on_image(visit_image.wcs, visit_image.shape, ra, dec)
     direct = forced(visit_image, x, y)
-    absent = np.full(len(on), np.nan)
-    different = forced(difference, x, y) if difference is not None else PsfFluxes(*[absent] * 4, np.ones(len(on), bool))
+    different = forced(difference, x, y) if difference is not None else _unknown(len(on))
     meta = visit_image.meta
     return rows(
         name,
@@ -123,6 +123,19 @@ def forced_rows(
             "flag_bad": direct.flag | different.flag,
         },
     )  # fmt: skip
+
+
+def on_image(wcs: SkyWcs, shape: tuple[int, int], ra: Array, dec: Array) -> tuple[NDArray[np.int64], Array, Array]:
+    """Indices of the sky positions (N,) that fall on an image of ``shape`` (ny, nx), and their pixels x, y."""
+    ny, nx = shape
+    # most of a tract is elsewhere: a look at the tangent plane spares it the distortions
+    centre = project(*wcs.pixel_to_sky((nx - 1) / 2, (ny - 1) / 2), *wcs.crval)
+    xi, eta = project(ra, dec, *wcs.crval)
+    reach = 0.6 * np.hypot(nx, ny) * wcs.pixel_scale / 3600.0
+    near = np.flatnonzero(np.hypot(xi - centre[0], eta - centre[1]) < reach)
+    x, y = wcs.sky_to_pixel(ra[near], dec[near])
+    on = (x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5)
+    return near[on], x[on], y[on]
 
 
 def rows(

@@ -79,6 +79,12 @@ class Quantum:
         return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
 
 
+def returned(name: str, rows: pa.Table) -> pa.Table:
+    """Rows as a task returns them: the declared columns of table ``name`` but ``site``, which the publication fills in."""
+    site = pa.array(["-"] * rows.num_rows, pa.string())
+    return schemas.conform(name, rows.append_column("site", site)).drop_columns(["site"])
+
+
 class Inputs:
     """The inputs of one quantum, read from the site on demand; files are verified against the registry on first use.
 

@@ -9,6 +9,7 @@ Source of the kernel: Duchon 1979 (J. Appl. Met. 18, 1016); L(x) = sinc(x) sinc(
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -19,9 +20,14 @@ from pipelines.image import MASK, UNUSABLE, Image
 from pipelines.psf import PsfModel
 from pipelines.wcs import SkyWcs, polynomial_terms
 
+Array = NDArray[np.float64]
+
 #: Degree of the polynomial map; distortions of a detector are of order 3 to 5.
 _DEGREE = 5
 _LOBES = 3
+_PHASES = 4096
+#: Pixels interpolated at a time: temporaries stay in the processor's cache, and small for large images.
+_CHUNK = 1 << 15
 #: A pixel is affected by an unusable one this far away (taps further out weigh less than about 3 %).
 _SPREAD = 1
 
@@ -31,41 +37,40 @@ class PixelMap:
     """Target pixels to source pixels over the target ``box`` (x0, x1, y0, y1; half open), as Chebyshev series (6, 6)."""
 
     box: tuple[int, int, int, int]
-    cx: NDArray[np.float64]
-    cy: NDArray[np.float64]
+    cx: Array
+    cy: Array
 
     @classmethod
     def between(cls, target: SkyWcs, source: SkyWcs, box: tuple[int, int, int, int]) -> PixelMap:
         """The map through the sky, fitted on Chebyshev nodes of ``box`` of the target."""
-        node = np.cos(np.pi * (np.arange(2 * _DEGREE + 2) + 0.5) / (2 * _DEGREE + 2))
+        node, inverse = _nodes()
         x = box[0] + (node + 1) / 2 * (box[1] - 1 - box[0])
         y = box[2] + (node + 1) / 2 * (box[3] - 1 - box[2])
         sx, sy = source.sky_to_pixel(*target.pixel_to_sky(*np.meshgrid(x, y, indexing="ij")))
-        inverse = np.linalg.pinv(chebyshev.chebvander(node, _DEGREE))
         return cls(box, inverse @ sx @ inverse.T, inverse @ sy @ inverse.T)
 
-    def _scaled(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _scaled(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
         x0, x1, y0, y1 = self.box
         u = 2.0 * (np.asarray(x, float) - x0) / max(x1 - 1 - x0, 1) - 1.0
         v = 2.0 * (np.asarray(y, float) - y0) / max(y1 - 1 - y0, 1) - 1.0
         return u, v
 
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
         """Source pixels of target pixels (any shape)."""
         u, v = self._scaled(x, y)
-        return chebyshev.chebval2d(u, v, self.cx), chebyshev.chebval2d(u, v, self.cy)
+        return np.asarray(chebyshev.chebval2d(u, v, self.cx)), np.asarray(chebyshev.chebval2d(u, v, self.cy))
 
-    def grid(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def grid(self) -> tuple[Array, Array]:
         """Source x, y of every pixel of the box: two arrays (ny, nx)."""
         u, v = self._axes()
         vx, vy = chebyshev.chebvander(u, _DEGREE), chebyshev.chebvander(v, _DEGREE)
         return vy @ self.cx.T @ vx.T, vy @ self.cy.T @ vx.T
 
-    def _axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _axes(self) -> tuple[Array, Array]:
         x0, x1, y0, y1 = self.box
         return self._scaled(np.arange(x0, x1), 0)[0], self._scaled(0, np.arange(y0, y1))[1]
 
-    def affine(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def affine(self, x: ArrayLike, y: ArrayLike) -> Array:
         """d(source x, source y) / d(target x, target y) at target pixels (N,): (N, 2, 2)."""
         u, v = self._scaled(np.atleast_1d(x), np.atleast_1d(y))
         sx, sy = 2.0 / max(self.box[1] - 1 - self.box[0], 1), 2.0 / max(self.box[3] - 1 - self.box[2], 1)
@@ -75,7 +80,7 @@ class PixelMap:
         ]
         return np.moveaxis(np.array(parts), -1, 0)
 
-    def jacobian(self) -> NDArray[np.float64]:
+    def jacobian(self) -> Array:
         """Area of a target pixel in source pixels, over the box (ny, nx)."""
         u, v = self._axes()
         sx, sy = 2.0 / max(self.box[1] - 1 - self.box[0], 1), 2.0 / max(self.box[3] - 1 - self.box[2], 1)
@@ -83,7 +88,14 @@ class PixelMap:
         less = full[0][:, :-1], full[1][:, :-1]
         dx = [full[1] @ chebyshev.chebder(c, axis=0).T @ less[0].T * sx for c in (self.cx, self.cy)]
         dy = [less[1] @ chebyshev.chebder(c, axis=1).T @ full[0].T * sy for c in (self.cx, self.cy)]
-        return np.abs(dx[0] * dy[1] - dx[1] * dy[0])
+        return np.asarray(np.abs(dx[0] * dy[1] - dx[1] * dy[0]))
+
+
+@cache
+def _nodes() -> tuple[Array, Array]:
+    """Chebyshev nodes (n,) on [-1, 1], more than coefficients, and the matrix (6, n) from values there to the series."""
+    node = np.cos(np.pi * (np.arange(2 * _DEGREE + 2) + 0.5) / (2 * _DEGREE + 2))
+    return node, np.asarray(np.linalg.pinv(chebyshev.chebvander(node, _DEGREE)), float)
 
 
 def shared_box(
@@ -119,48 +131,55 @@ def resample(source: Image, wcs: SkyWcs, shape: tuple[int, int]) -> Image:
         wcs, None, dict(source.meta),
     )  # fmt: skip
     box = shared_box(wcs, shape, source.wcs, source.shape)
-    if box is None:
+    if box is None or min(source.shape) < 2 * _LOBES:
         return result
     pixel_map = PixelMap.between(wcs, source.wcs, box)
     sx, sy = pixel_map.grid()
-    ix, iy = np.floor(sx).astype(np.intp), np.floor(sy).astype(np.intp)
-    inside = (ix >= _LOBES - 1) & (ix < source.shape[1] - _LOBES) & (iy >= _LOBES - 1) & (iy < source.shape[0] - _LOBES)
-    wx, wy = lanczos_weights(sx - ix), lanczos_weights(sy - iy)
-    np.clip(ix, _LOBES - 1, source.shape[1] - _LOBES - 1, out=ix)
-    np.clip(iy, _LOBES - 1, source.shape[0] - _LOBES - 1, out=iy)
     jacobian = pixel_map.jacobian().astype(np.float32)
-    corner = (iy - (_LOBES - 1)) * source.shape[1] + (ix - (_LOBES - 1))
-    nearest = iy * source.shape[1] + ix + (sx - ix > 0.5) + (sy - iy > 0.5) * source.shape[1]
-    plane, variance = filled(source)
-    values = _gather(plane, corner, wx, wy) * jacobian
-    noise = variance.ravel()[nearest] * jacobian
-    mask = spread(source.mask, _SPREAD).ravel()[nearest]
-    window = (slice(box[2], box[3]), slice(box[0], box[1]))
-    result.image[window] = np.where(inside, values, np.float32(0))
-    result.variance[window] = np.where(inside, noise, np.float32(np.inf))
-    result.mask[window] = np.where(inside, mask, np.int16(MASK["NO_DATA"]))
+    planes = (*filled(source), spread(source.mask, _SPREAD))
+    step = max(1, _CHUNK // (box[1] - box[0]))
+    for start in range(0, box[3] - box[2], step):
+        rows = slice(start, start + step)
+        window = (slice(box[2] + start, min(box[2] + start + step, box[3])), slice(box[0], box[1]))
+        inside, values, noise, mask = _interpolated(planes, sx[rows], sy[rows])
+        result.image[window] = np.where(inside, values * jacobian[rows], np.float32(0))
+        result.variance[window] = np.where(inside, noise * jacobian[rows], np.float32(np.inf))
+        result.mask[window] = np.where(inside, mask, np.int16(MASK["NO_DATA"]))
     return result
 
 
-def lanczos_weights(fraction: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Weights (6, ...) of taps floor(x)-2 ... floor(x)+3 for positions with fractional part (...) in [0, 1); sum 1."""
-    f = fraction.astype(np.float32)
-    # L(d) = 3 sin(pi d) sin(pi d / 3) / (pi d)^2 with d = f + k: sin(pi d) only changes sign with k, and sin(pi d / 3)
-    # follows from two values by the angle sum, so that the whole set costs three sines per pixel.
-    s = np.sin(np.float32(np.pi) * f)
-    third = np.float32(np.pi / 3)
-    s3, c3 = np.sin(third * f), np.cos(third * f)
-    weights = np.empty((2 * _LOBES, *f.shape), np.float32)
-    for tap in range(2 * _LOBES):
-        k = _LOBES - 1 - tap
-        d = f + np.float32(k)
-        near = np.abs(d) < 1e-4
-        d = np.where(near, np.float32(1), d)
-        angle = np.float32(np.cos(k * np.pi / 3)), np.float32(np.sin(k * np.pi / 3))
-        value = np.float32((-1) ** k * _LOBES / np.pi**2) * s * (s3 * angle[0] + c3 * angle[1]) / (d * d)
-        weights[tap] = np.where(near, np.float32(1), value)
-    weights /= weights.sum(axis=0)
-    return weights
+def _interpolated(
+    planes: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]], sx: Array, sy: Array
+) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
+    """At source positions (any shape): whether all taps exist, the image interpolated, variance and mask of the nearest pixel."""
+    image, variance, mask = planes
+    ny, nx = image.shape
+    ix, iy = np.floor(sx).astype(np.intp), np.floor(sy).astype(np.intp)
+    inside = (ix >= _LOBES - 1) & (ix < nx - _LOBES) & (iy >= _LOBES - 1) & (iy < ny - _LOBES)
+    wx, wy = lanczos_weights(sx - ix), lanczos_weights(sy - iy)
+    right, above = sx - ix > 0.5, sy - iy > 0.5
+    np.clip(ix, _LOBES - 1, nx - _LOBES - 1, out=ix)
+    np.clip(iy, _LOBES - 1, ny - _LOBES - 1, out=iy)
+    nearest = (iy + above) * nx + ix + right
+    corner = (iy - (_LOBES - 1)) * nx + ix - (_LOBES - 1)
+    return inside, _gather(image, corner, wx, wy), variance.ravel()[nearest], mask.ravel()[nearest]
+
+
+def lanczos_weights(fraction: Array) -> NDArray[np.float32]:
+    """Weights (6, ...) of taps floor(x)-2 ... floor(x)+3 for positions with fractional part (...) in [0, 1); sum 1.
+
+    Read from a table, which puts a position right to 1 / (2 _PHASES) pixel.
+    """
+    phase = (fraction * _PHASES + 0.5).astype(np.intp)
+    return np.stack([np.take(row, phase, mode="clip") for row in _weight_table()])
+
+
+@cache
+def _weight_table() -> NDArray[np.float32]:
+    phase = np.arange(_PHASES + 1) / _PHASES
+    distance = phase - np.arange(1 - _LOBES, _LOBES + 1)[:, None]
+    weights = np.sinc(distance) * np.sinc(distance / _LOBES) * (np.abs(distance) < _LOBES)
+    return np.asarray(weights / weights.sum(axis=0), np.float32)
 
 
 def _gather(
@@ -184,23 +203,22 @@ def _gather(
 
 def filled(source: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Image and variance planes with unusable, NaN or infinite pixels replaced by the mean of usable ones within 2 pixels."""
-    bad = (
-        ~np.isfinite(source.image) | ~np.isfinite(source.variance) | source.bad(UNUSABLE & ~MASK["SAT"] & ~MASK["EDGE"])
-    )
-    if not bad.any():
-        return np.ascontiguousarray(source.image, np.float32), np.ascontiguousarray(source.variance, np.float32)
-    y, x = np.nonzero(bad)
-    good = np.pad(~bad, 2)
-    near = np.lib.stride_tricks.sliding_window_view(good, (5, 5))[y, x].reshape(len(y), 25)
-    count = near.sum(axis=1)
-    planes = []
-    for plane in (source.image, source.variance):
-        padded = np.pad(np.where(bad, np.float32(0), plane), 2)
-        around = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))[y, x].reshape(len(y), 25).sum(axis=1)
-        plane = np.array(plane, np.float32)
-        plane[y, x] = np.where(count > 0, around / np.maximum(count, 1), 0)
-        planes.append(plane)
-    return planes[0], planes[1]
+    bad = ~np.isfinite(source.image) | ~np.isfinite(source.variance)
+    bad |= source.bad(UNUSABLE & ~MASK["SAT"] & ~MASK["EDGE"])
+    image, variance = (filled_in(plane, bad, bad, 2) for plane in (source.image, source.variance))
+    return image, variance
+
+
+def filled_in(plane: NDArray[np.float32], bad: NDArray[np.bool_], where: NDArray[np.bool_], reach: int) -> NDArray[np.float32]:
+    """``plane`` with the pixels ``where`` replaced by the mean of those not ``bad`` within ``reach`` pixels (0 if none)."""
+    plane = np.array(plane, np.float32)
+    if where.any():
+        size = 2 * reach + 1
+        total = ndimage.uniform_filter(np.where(bad, 0.0, plane), size, mode="constant")[where]
+        count = ndimage.uniform_filter((~bad).astype(float), size, mode="constant")[where]
+        known = count > 0.5 / size**2
+        plane[where] = np.where(known, total / np.where(known, count, 1.0), 0.0)
+    return plane
 
 
 def spread(mask: NDArray[np.int16], radius: int) -> NDArray[np.int16]:
@@ -220,7 +238,7 @@ def spread(mask: NDArray[np.int16], radius: int) -> NDArray[np.int16]:
     return mask
 
 
-def warped_psf(psf: PsfModel, pixel_map: PixelMap, x: ArrayLike, y: ArrayLike, size: int) -> NDArray[np.float64]:
+def warped_psf(psf: PsfModel, pixel_map: PixelMap, x: ArrayLike, y: ArrayLike, size: int) -> Array:
     """Stamps (N, size, size), sum 1, of the source's PSF as it looks on the target's pixels at target positions (N,)."""
     x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
     stamps = psf.centred(*pixel_map(x, y))
@@ -232,13 +250,11 @@ def warped_psf(psf: PsfModel, pixel_map: PixelMap, x: ArrayLike, y: ArrayLike, s
     for i, (a, stamp) in enumerate(zip(affine, stamps, strict=True)):
         at = (a[1, 0] * dx + a[1, 1] * dy + centre, a[0, 0] * dx + a[0, 1] * dy + centre)
         warped[i] = ndimage.map_coordinates(stamp, at, order=5, mode="constant")
-    return warped / warped.sum(axis=(1, 2), keepdims=True)
+    return np.asarray(warped / warped.sum(axis=(1, 2), keepdims=True))
 
 
-def psf_through(
-    stamps: NDArray[np.float64], x: ArrayLike, y: ArrayLike, order: int, shape: tuple[int, int]
-) -> PsfModel:
+def psf_through(stamps: Array, x: ArrayLike, y: ArrayLike, order: int, shape: tuple[int, int]) -> PsfModel:
     """The PsfModel of an image of ``shape`` whose PSF is ``stamps`` (N, size, size) at (x, y), by least squares."""
     frame = PsfModel(np.zeros((len(polynomial_terms(order)), *stamps.shape[1:])), order, shape)
     solution = np.linalg.lstsq(frame.weights(x, y), stamps.reshape(len(stamps), -1), rcond=None)[0]
-    return PsfModel(solution.reshape(-1, *stamps.shape[1:]), order, shape)
+    return PsfModel(np.asarray(solution, float).reshape(-1, *stamps.shape[1:]), order, shape)

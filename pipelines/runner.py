@@ -35,6 +35,10 @@ class Stopped(Exception):
     """The campaign was paused or cancelled, or the lease was lost."""
 
 
+class WorkerError(RuntimeError):
+    """A site's worker processes cannot be started."""
+
+
 class GraphError(RuntimeError):
     """The predicted quanta and their expected outputs do not fit together."""
 
@@ -73,10 +77,17 @@ class SiteRunner:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def _submit(self, spec: JobSpec) -> Future[JobResult]:
-        if self._pool is None:
-            self._pool = execute.pool(self.campaign.workers)
-        return self._pool.submit(execute.run_job, spec)
+    def _submit(self, spec: JobSpec, running: dict[Future[JobResult], JobSpec]) -> None:
+        """Hand a job to the pool; a pool that broke in the meantime is replaced."""
+        for _ in range(2):
+            if self._pool is None:
+                self._pool = execute.pool(self.campaign.workers)
+            try:
+                running[self._pool.submit(execute.run_job, spec)] = spec
+                return
+            except BrokenProcessPool:
+                self._pool = None
+        raise WorkerError(f"site {self.site.name}: worker processes cannot be started")
 
     # -- what is to do -------------------------------------------------------------------------------------------------
 
@@ -131,47 +142,41 @@ class SiteRunner:
                                if row["quantum_id"] in missing])  # fmt: skip
             ready = pa.array([q not in missing for q in quanta["quantum_id"].to_pylist()])
             quanta = quanta.filter(ready)
-        jobs = deque(self._jobs(task, quanta, edges))
-        total, done = quanta.num_rows, 0
+        queue = deque(self._jobs(task, quanta, edges))
+        suspects: deque[JobSpec] = deque()  # they ran when a worker died: one at a time, to find the one that kills
         running: dict[Future[JobResult], JobSpec] = {}
-        suspects: deque[JobSpec] = deque()
         results: list[JobResult] = []
-        published = time.monotonic()
+        total, done, published = quanta.num_rows, 0, time.monotonic()
         self.progress(task.label, done, total)
-        while jobs or suspects or running:
+        while queue or suspects or running:
             why = self.stopping()
             if why:
                 self._settle(results, task, list(running))
                 raise Stopped(why)
-            while suspects and not running:
-                spec = suspects.popleft()
-                running[self._submit(spec)] = spec
-                break
-            while jobs and not suspects and len(running) < 2 * self.campaign.workers:
-                spec = jobs.popleft()
-                running[self._submit(spec)] = spec
-            finished, _ = wait(running, timeout=PUBLISH_SECONDS, return_when=FIRST_COMPLETED)
-            alone = len(running) == 1
-            for future in finished:
+            while queue and not suspects and len(running) < 2 * self.campaign.workers:
+                self._submit(queue.popleft(), running)
+            if suspects and not running:
+                self._submit(suspects.popleft(), running)
+            for future in wait(running, timeout=PUBLISH_SECONDS, return_when=FIRST_COMPLETED).done:
+                if future not in running:
+                    continue
                 spec = running.pop(future)
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    suspects.append(spec)
-                    lost = list(running)
-                    suspects.extend(running.pop(f) for f in lost)
                     self._pool = None
-                    if alone:
-                        result = self._died(suspects.pop(), task)
-                    else:
-                        break
+                    if running:
+                        suspects += [spec, *running.values()]
+                        running.clear()
+                        continue
+                    result = self._died(spec, task)
                 again = self._again(spec, result)
                 if again is not None:
-                    jobs.append(again)
+                    queue.append(again)
                 done += len(spec.quanta) - (len(again.quanta) if again else 0)
                 results.append(result)
                 self.progress(task.label, done, total)
-            if results and (time.monotonic() - published > PUBLISH_SECONDS or not (jobs or suspects or running)):
+            if results and (time.monotonic() - published > PUBLISH_SECONDS or not (queue or suspects or running)):
                 self._settle(results, task)
                 results, published = [], time.monotonic()
 

@@ -1,6 +1,6 @@
 -- Makes: judged, every given dataset with its verdict (accepted, present, parked, rejected) and the reason.
 -- Inputs: given (ordinal and the columns of dataset), dataset_names, known (dataset_id, checksum, path: registered rows with these
---         ids), storage (path, problem: files that are not as recorded), types, and the dimension tables; macro uuid5; variable 'site'.
+--         ids), storage (path, file_bytes, problem: files that are not as claimed), types, and the dimension tables; macro uuid5; variable 'site'.
 -- Grain: one row per row of given. nth counts the rows of one id: only the first can be accepted.
 CREATE OR REPLACE TEMP TABLE judged AS
 WITH counted AS (
@@ -33,7 +33,7 @@ compared AS (
     FROM counted g
     LEFT JOIN types t USING (dataset_type)
     LEFT JOIN dataset_names n USING (ordinal)
-    LEFT JOIN storage x ON x.path = g.path
+    LEFT JOIN storage x ON x.path = g.path AND x.file_bytes = g.file_bytes
     LEFT JOIN known k ON k.dataset_id = g.dataset_id
     LEFT JOIN (SELECT DISTINCT instrument FROM instrument) i ON i.instrument = g.instrument
     LEFT JOIN (SELECT DISTINCT instrument, exposure FROM exposure) e

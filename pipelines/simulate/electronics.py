@@ -85,9 +85,7 @@ def response(plan: Plan, epoch: int, physical_filter: str, detector: int) -> Map
     edge = max(float(np.hypot(c.x_centre, c.y_centre)) for c in camera.detectors) + 0.2
     pattern = generator(seed, "illumination", camera.name, physical_filter, epoch).normal(0.0, 0.012, 4)
     u, v = fx / edge, fy / edge
-    smooth = (
-        1.0 - 0.12 * (u**2 + v**2) + pattern[0] * u + pattern[1] * v + pattern[2] * u * v + pattern[3] * (u**2 - v**2)
-    )
+    smooth = 1.0 - 0.12 * (u**2 + v**2) + pattern[0] * u + pattern[1] * v + pattern[2] * u * v + pattern[3] * (u**2 - v**2)
     total = pixels * (np.float32(efficiency) * smooth.astype(np.float32))
     places = generator(seed, "dust", camera.name, detector)
     drift = generator(seed, "dust drift", camera.name, detector, epoch)
@@ -105,9 +103,7 @@ def response(plan: Plan, epoch: int, physical_filter: str, detector: int) -> Map
 def flat_error(plan: Plan, epoch: int, detector: int) -> tuple[float, float, float]:
     """What flats get wrong in an epoch (stray light, another spectrum): offset and slopes in x, y of the logarithm."""
     rms = plan.settings.illumination_error / 1.0857
-    offset, sx, sy = generator(plan.settings.seed, "flat error", plan.instrument_name, epoch, detector).normal(
-        0.0, rms, 3
-    )
+    offset, sx, sy = generator(plan.settings.seed, "flat error", plan.instrument_name, epoch, detector).normal(0.0, rms, 3)
     return float(offset), float(0.2 * sx), float(0.2 * sy)
 
 
@@ -161,9 +157,7 @@ def _fill(cells: Map, amount: float, full: float) -> None:
     np.maximum(cells[:n], full, out=cells[:n])
 
 
-def cosmic_rays(
-    rng: np.random.Generator, mean: float, shape: tuple[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def cosmic_rays(rng: np.random.Generator, mean: float, shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Flat pixel numbers and electrons of straight tracks: a pixel to tens of pixels long, mostly short."""
     n = int(rng.poisson(mean))
     x, y, angle = rng.uniform(0, shape[1], n), rng.uniform(0, shape[0], n), rng.uniform(0, 2 * np.pi, n)

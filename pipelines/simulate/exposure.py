@@ -32,9 +32,7 @@ def render(plan: Plan, visit: Visit, detector: int) -> tuple[NDArray[np.uint16],
     noise = rng.standard_normal(charge.shape, dtype=np.float32)
     read = np.float32(d.read_noise**2)
     # Counts are large enough everywhere that photon noise is Gaussian.
-    charge = numexpr.evaluate(
-        "charge + noise * sqrt(charge + read)", local_dict={"charge": charge, "noise": noise, "read": read}
-    )
+    charge = numexpr.evaluate("charge + noise * sqrt(charge + read)", local_dict={"charge": charge, "noise": noise, "read": read})
     pixels, energies = electronics.cosmic_rays(rng, s.cosmic_rays, charge.shape)
     np.add.at(charge.ravel(), pixels, energies)
     full = electronics.full_well(plan, d)
@@ -210,7 +208,7 @@ def header(plan: Plan, visit: Visit, detector: int) -> dict[str, Any]:
         "RA": visit.ra,
         "DEC": visit.dec,
         "ROTPA": visit.rotation,
-        "AIRMASS": round(visit.airmass, 4),
+        "AIRMASS": visit.airmass,
         "GAIN": d.gain,
         "RDNOISE": d.read_noise,
         "SEED": plan.settings.seed,

@@ -42,9 +42,7 @@ class Summary:
     seconds: float = 0.0
 
 
-def simulate(
-    lake: Lake, campaign: Campaign | Mapping[str, Any], executor: Executor, progress: Progress | None = None
-) -> Summary:
+def simulate(lake: Lake, campaign: Campaign | Mapping[str, Any], executor: Executor, progress: Progress | None = None) -> Summary:
     """Make what is missing of a campaign's simulated inputs; ``progress(done, total)`` counts datasets.
 
     Killed at any moment and run again, it continues: what is registered is not made again, and files come out the same.

@@ -78,9 +78,7 @@ def _magnitudes(u: Array, slopes: tuple[float, float], knee: float, limits: tupl
     return np.asarray(knee + np.log10(n) / np.where(n < 1.0, slopes[0], slopes[1]))
 
 
-def _number(
-    density: float, slopes: tuple[float, float], knee: float, limits: tuple[float, float], area: float
-) -> float:
+def _number(density: float, slopes: tuple[float, float], knee: float, limits: tuple[float, float], area: float) -> float:
     """Expected number between the limits, for a density of all that is brighter than the knee."""
     low, high = (10 ** (slopes[0 if m < knee else 1] * (m - knee)) for m in limits)
     return density * area * (high - low)
@@ -183,9 +181,7 @@ def _with_real_stars(stars: Sources, path: str, tract: int, bounds: tuple[float,
     n = len(found["ra"])
     rng = generator("real stars", tract)
     shape = colours(rng.lognormal(np.log(5600.0), 0.13, n))
-    real = _points(
-        tract, STAR, found["ra"], found["dec"], found["vt"].astype(float)[:, None] - 0.1 + shape, np.zeros((2, n))
-    )
+    real = _points(tract, STAR, found["ra"], found["dec"], found["vt"].astype(float)[:, None] - 0.1 + shape, np.zeros((2, n)))
     faint = stars.take(stars.mag[:, 1] >= limit - 0.1)
     both = join([real, faint])
     ids = (tract << TRACT_SHIFT) + np.arange(len(both), dtype=np.int64)

@@ -205,12 +205,13 @@ def _visits(s: Settings, camera: Instrument, sky: RingsSkyMap, tracts: tuple[int
             rng = generator(s.seed, "visit", night, i)
             ra0, dec0 = position[tract]
             dx, dy = rng.uniform(-s.dither, s.dither, 2)
-            dec = dec0 + dy
-            ra = (ra0 + dx / np.cos(np.radians(dec))) % 360.0
-            rotation = s.rotations[epoch % len(s.rotations)] + rng.uniform(-1.0, 1.0)
+            # What goes into headers has no more digits than FITS keeps.
+            dec = round(float(dec0 + dy), 7)
+            ra = round(float(ra0 + dx / np.cos(np.radians(dec))) % 360.0, 7)
+            rotation = round(float(s.rotations[epoch % len(s.rotations)] + rng.uniform(-1.0, 1.0)) % 360.0, 6)
             limit = camera.pointing_tolerance / 1.5
             error = np.clip(rng.normal(0.0, s.pointing_error / 3600.0, 2), -limit / 1.5, limit / 1.5)
-            air = airmass(sidereal_time(utc, camera.longitude) - ra, dec, camera.latitude)
+            air = round(airmass(sidereal_time(utc, camera.longitude) - ra, dec, camera.latitude), 4)
             is_cloudy = night in s.cloudy_nights or (n, i) in cloudy
             mean_cloud, grey = rng.uniform(*s.cloud), rng.normal(0.0, s.grey_scatter)
             gradient = rng.normal(0.0, s.cloud_gradient, 2)
@@ -225,9 +226,9 @@ def _visits(s: Settings, camera: Instrument, sky: RingsSkyMap, tracts: tuple[int
             visits.append(
                 Visit(
                     visit=(night - 20000000) * 100000 + i + 1, seq_num=i + 1, day_obs=night,
-                    mjd_mid=float((tai[0] - MJD_ZERO) + tai[1]), exposure_time=s.exposure_time, tract=int(tract),
+                    mjd_mid=round(float((tai[0] - MJD_ZERO) + tai[1]), 8), exposure_time=s.exposure_time, tract=int(tract),
                     band=band, physical_filter=filter_.physical_filter,
-                    ra=float(ra), dec=float(dec), rotation=float(rotation % 360.0), airmass=air,
+                    ra=ra, dec=dec, rotation=rotation, airmass=air,
                     true_ra=float((ra + error[0] / np.cos(np.radians(dec))) % 360.0), true_dec=float(dec + error[1]),
                     true_rotation=float(rotation + rng.normal(0.0, 0.01)),
                     zero_point=float(zero),

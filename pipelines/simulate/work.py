@@ -89,10 +89,7 @@ def visit_truth(site: Site, plan: Plan, rows: list[Row]) -> list[Row]:
     make = {"truth_photo_calib": catalogues.truth_photo_calib, "truth_wcs": catalogues.truth_wcs}
     return _slices(
         site,
-        [
-            (row, {"day_obs": row["day_obs"]}, make[row["dataset_type"]](plan, plan.visit(row["visit"]), site.name))
-            for row in rows
-        ],
+        [(row, {"day_obs": row["day_obs"]}, make[row["dataset_type"]](plan, plan.visit(row["visit"]), site.name)) for row in rows],
     )
 
 

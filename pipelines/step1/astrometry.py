@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from pipelines.image import Image
 from pipelines.step1.config import CalibrateConfig
+from pipelines.step1.photometry import Photometry
 from pipelines.step1.reference import References
 from pipelines.wcs import SkyWcs, fit_tan_sip, polynomial_terms
 
@@ -28,8 +30,10 @@ FLOOR = 0.02
 
 @dataclass(frozen=True)
 class Solution:
-    """``wcs``; matched pairs ``source[k]`` - ``reference[k]`` (M,); ``rms`` distance of the pairs used in the fit, arcsec
-    (NaN, and no pairs, where the pattern was not found: then ``wcs`` is the nominal one)."""
+    """``wcs``; matched pairs ``source[k]`` - ``reference[k]`` (M,); ``rms`` distance of the pairs in the fit, arcsec.
+
+    Where the pattern was not found there are no pairs, ``rms`` is NaN, and ``wcs`` is the nominal one.
+    """
 
     wcs: SkyWcs
     source: Index
@@ -41,29 +45,27 @@ class Solution:
         return len(self.source) > 0
 
 
-def solve(
-    nominal: SkyWcs, shape: tuple[int, int], x: Array, y: Array, error: Array, bright: Index, stars: References,
-    tolerance: float, config: CalibrateConfig,
-) -> Solution:
-    """WCS of an image (ny, nx) with sources at ``x``, ``y`` (N,), position ``error`` (N,) pixels.
+def solve(image: Image, found: Photometry, bright: Index, stars: References, tolerance: float, config: CalibrateConfig) -> Solution:
+    """WCS of an image, which carries the nominal one, from the sources ``found`` in it.
 
     ``bright``: indices of sources for the pattern, brightest first; ``tolerance``: of the pointing, pixels.
-    """  # fmt: skip
+    """
+    nominal, shape = image.wcs, image.shape
+    assert nominal is not None
     unknown = Solution(nominal, np.zeros(0, np.int64), np.zeros(0, np.int64), float("nan"))
     rx, ry = nominal.sky_to_pixel(stars.ra, stars.dec)
-    near = np.flatnonzero(
-        (rx > -tolerance) & (ry > -tolerance) & (rx < shape[1] - 1 + tolerance) & (ry < shape[0] - 1 + tolerance)
-    )
+    near = np.flatnonzero((rx > -tolerance) & (ry > -tolerance) & (rx < shape[1] - 1 + tolerance) & (ry < shape[0] - 1 + tolerance))
     if min(len(near), len(bright)) < config.match_minimum:
         return unknown
     centre = np.array([0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)])
-    sources, references = np.stack([x, y], axis=1) - centre, np.stack([rx, ry], axis=1)[near] - centre
+    sources, references = np.stack([found.x, found.y], axis=1) - centre, np.stack([rx, ry], axis=1)[near] - centre
     pattern = _pattern(sources[bright[: config.match_stars]], references[: config.match_stars], tolerance, config)
     if pattern is None:
         return unknown
     scale = float(np.hypot(*centre))
     mapping = np.concatenate([pattern.shift[None, :], scale * pattern.turn])
-    sigma = np.hypot(np.nan_to_num(error, nan=1.0), FLOOR)
+    error = np.sqrt(0.5 * (found.x_err**2 + found.y_err**2))
+    sigma = np.hypot(np.nan_to_num(error, nan=1.0, posinf=1.0), FLOOR)
     reference_sigma = stars.position_err[near] * 3600.0 / nominal.pixel_scale
     order = 1
     i = j = np.zeros(0, np.int64)
@@ -147,14 +149,14 @@ def _mutual(a: Array, b: Array, radius: float) -> tuple[Index, Index]:
 
 
 def _fit(position: Array, target: Array, weight: Array, order: int, minimum: int) -> tuple[Array, NDArray[np.bool_]]:
-    """Weighted least squares (T, 2) from positions (N, 2) to targets (N, 2); outliers beyond 4 sigma of the scatter go."""
+    """Weighted least squares (T, 2) from positions (N, 2) to targets (N, 2), outliers beyond 4 sigma left out."""
     terms = _terms(position, order)
     keep = np.ones(len(position), bool)
-    mapping = np.zeros((terms.shape[1], 2))
+    mapping: Array = np.zeros((terms.shape[1], 2))
     for _ in range(4):
         w = np.sqrt(weight[keep])[:, None]
-        mapping = np.linalg.lstsq(terms[keep] * w, target[keep] * w, rcond=None)[0]
-        off = np.hypot(*(terms @ mapping - target).T) * np.sqrt(weight)
+        mapping = np.asarray(np.linalg.lstsq(terms[keep] * w, target[keep] * w, rcond=None)[0], np.float64)
+        off = np.asarray(np.linalg.norm(terms @ mapping - target, axis=1) * np.sqrt(weight), np.float64)
         fresh = off < 4.0 * max(float(np.median(off[keep])) / 1.1774, 1.0)
         if fresh.sum() < minimum or (fresh == keep).all():
             break

@@ -41,14 +41,12 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     fit = ~sources.bad[i]
     i, j = i[fit], j[fit]
     found = sources.photometry
-    zero = zero_point.solve(
-        found.flux[i], found.flux_err[i], stars.mag[j], stars.mag_err[j], float(meta["zeroPoint"]), config
-    )
+    zero = zero_point.solve(found.flux[i], found.flux_err[i], stars.mag[j], stars.mag_err[j], float(meta["zeroPoint"]), config)
     absolute = solution.absolute and zero.stars > 0
     image = sources.image
     image.wcs, image.psf = solution.wcs, sources.psf
     image.meta = meta | {
-        "zeroPoint": zero.value, "absolute": absolute, "skyBg": sources.sky, "skyNoise": sources.noise, "BUNIT": "electron",
+        "zeroPoint": zero.value, "absolute": absolute, "skyBg": sources.sky, "skyNoise": sources.noise,
     }  # fmt: skip
     return {
         "preliminary_visit_image": image,
@@ -73,9 +71,7 @@ def _astrometry(
     found = sources.photometry
     good = np.flatnonzero(~sources.bad)
     bright = good[np.argsort(-found.flux[good], kind="stable")]
-    error = np.hypot(found.x_err, found.y_err) / np.sqrt(2.0)
-    solution = astrometry.solve(nominal, image.shape, found.x, found.y, error, bright, stars, tolerance, config)
-    return solution, stars
+    return astrometry.solve(image, found, bright, stars, tolerance, config), stars
 
 
 def _name(quantum: Quantum) -> str:

@@ -10,7 +10,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import schemas
-from pipelines.psf import PsfModel
 from pipelines.step1.astrometry import Solution
 from pipelines.step1.measure import Sources
 from pipelines.step1.zero_point import ZeroPoint

@@ -1,4 +1,4 @@
-"""Settings of step 1, with defaults that run. Lengths in PSF widths (FWHM) where a pixel count would tie them to a camera."""
+"""Settings of step 1, with defaults that run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class IsrConfig(Settings):
     bleed_length: int = 12  # saturated run along a column that counts as a bleed trail, pixels
     bleed_grow: int = 3  # pixels beyond the ends of the trail
     cosmic_rays: bool = True
-    cosmic_sigma: float = 4.5  # of the Laplacian
+    cosmic_sigma: float = 5.0  # of the Laplacian
     cosmic_contrast: float = 5.0  # Laplacian over fine structure
     cosmic_fraction: float = 0.3  # of cosmic_sigma, for pixels beside a cosmic ray
     sharpest_fwhm: float = 2.0  # pixels; what is as wide as such a star is not a cosmic ray
@@ -57,7 +57,7 @@ class CalibrateConfig(Settings):
     default_fwhm: float = 3.0  # pixels
     threshold: float = 5.0  # detection, sigma of the matched filter
     iterations: int = 1  # of the final simultaneous fit; two came before, with a rougher PSF
-    overlap: float = 0.1  # neighbours' flux under the PSF over the own one, above which a source is deblended
+    overlap: float = 0.05  # neighbours' flux under the PSF over the own one, above which a source is deblended
     aperture: float = 1.5  # radius, FWHM
     match_stars: int = 200  # the brightest so many for the pattern
     rotation_tolerance: float = 0.3  # degrees

@@ -1,9 +1,10 @@
 """Cosmic rays: edges that are sharper than any star (L.A.Cosmic, van Dokkum 2001, as in astroscrappy).
 
-Two things are added. With stars of two to three pixels FWHM the Laplacian also fires in the cores of bright stars, which
-would cost per cents of their light; but a star, wherever it falls on the pixels, sends light to all four neighbours of
-its brightest pixel, and a cosmic ray leaves at least one of them dark. And as the full test is the dearest part of the
-whole reduction, it is only made around pixels that stand above a pair of opposite neighbours and are not such stars.
+Two things are added. With stars of two to three pixels FWHM the Laplacian also fires in the cores of bright stars,
+which would cost per cents of their light; but a star, wherever it falls on the pixels, sends light to all four
+neighbours of its brightest pixel, and a cosmic ray leaves at least one of them dark. And as the full test is the
+dearest part of the whole reduction, it is only made around pixels that stand above a pair of opposite neighbours and
+are not such stars.
 """
 
 from __future__ import annotations

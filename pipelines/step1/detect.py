@@ -32,14 +32,22 @@ class Peaks:
     detected: Mask
 
 
-def find(image: Plane, variance: Plane, usable: Mask, fwhm: float, threshold: float, reach: float = 2.5, distrust: Plane | None = None) -> Peaks:
+def find(
+    image: Plane,
+    variance: Plane,
+    usable: Mask,
+    fwhm: float,
+    threshold: float,
+    reach: float,
+    distrust: Plane | None = None,
+) -> Peaks:
     """Peaks of ``image`` (ny, nx) above ``threshold`` sigma, for stars of ``fwhm`` pixels.
 
     Pixels that are not ``usable`` count as they are in the image, so they should be interpolated; a peak that has no
-    usable pixel beside it is dropped. ``reach``: half width of the kernel in its sigmas; a wider one is more sensitive, a
-    narrower one less disturbed by neighbours. ``distrust`` (ny, nx) electrons is added to the noise in quadrature: where a model
-    was subtracted, part of it.
-    """
+    usable pixel beside it is dropped. ``reach``: half width of the kernel in its sigmas; a wider one is more sensitive,
+    a narrower one less disturbed by neighbours. ``distrust`` (ny, nx) electrons is added to the noise in quadrature:
+    where a model was subtracted, part of it.
+    """  # fmt: skip
     sigma = fwhm / GAUSSIAN
     half = max(2, round(reach * sigma))
     r = np.arange(-half, half + 1)
@@ -64,7 +72,7 @@ def find(image: Plane, variance: Plane, usable: Mask, fwhm: float, threshold: fl
 
 
 def _vertex(height: Plane, y: NDArray[np.int64], x: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Offsets of the vertices of parabolas through a peak and its neighbours along x and along y, within half a pixel."""
+    """Offsets, within half a pixel, of the vertices of parabolas through a peak and its neighbours in x and in y."""
     padded = np.pad(height, 1, mode="edge").astype(float)
     py, px = y + 1, x + 1
     offsets = []

@@ -9,9 +9,7 @@ HALF = 3
 SIGMA = 1.0
 
 
-def fill(
-    image: NDArray[np.float32], holes: NDArray[np.bool_], avoid: NDArray[np.bool_] | None = None
-) -> NDArray[np.float32]:
+def fill(image: NDArray[np.float32], holes: NDArray[np.bool_], avoid: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """``image`` (ny, nx) with ``holes`` replaced by the Gaussian-weighted mean of good pixels within 3 pixels.
 
     Pixels of ``avoid`` are not used either. Where there is no good pixel near, the median of all good ones stands in.

@@ -9,6 +9,7 @@ The image holds no NaN: bad and cosmic-ray pixels are interpolated (and flagged)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numexpr
@@ -25,6 +26,7 @@ from pipelines.step1.config import IsrConfig
 from pipelines.step1.interpolate import fill
 
 Plane = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 #: Parallelism is over jobs; a thread pool per worker would only make them wait for each other.
 numexpr.set_num_threads(1)
@@ -34,63 +36,75 @@ class IsrError(ValueError):
     """A raw cannot be reduced; the message names the data ID, the input and the remedy."""
 
 
+@dataclass(frozen=True)
+class Masters:
+    """Calibration frames of the imaging pixels: ``bias`` ADU, ``dark`` ADU/s, ``flat`` relative, ``defects`` a mask."""
+
+    bias: Image
+    flat: Image
+    dark: Image | None = None
+    defects: Image | None = None
+
+    def bad(self, minimum_flat: float, saturation: float) -> Mask:
+        """Pixels (ny, nx) that a master calls bad, that none can correct, or that the flat cannot be divided by."""
+        bad = ~(self.flat.image >= minimum_flat) | ~np.isfinite(self.bias.image) | (self.bias.image >= saturation)
+        if self.dark is not None:
+            bad |= ~np.isfinite(self.dark.image)
+        for master in (self.bias, self.flat, self.dark, self.defects):
+            if master is not None:
+                bad |= master.bad(MASK["BAD"] | MASK["NO_DATA"])
+        return bad
+
+
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     """Task ``isr``: raw, bias, flat [, dark, defects] -> post_isr_image (electrons)."""
     config = IsrConfig.read(quantum.config, quantum.task)
-    name = _name(quantum)
-    instrument = instruments.load(str(quantum.data_id["instrument"]))
+    d = quantum.data_id
+    name = f"{d['instrument']} exposure {d['exposure']} detector {d['detector']}"
+    instrument = instruments.load(str(d["instrument"]))
     refs = inputs.refs("raw")
     if len(refs) != 1:
         raise IsrError(f"{name}: {len(refs)} raws, one is needed")
     raw, facts = read_raw(inputs.path(refs[0]), instrument)
-    if facts["detector"] != quantum.data_id["detector"]:
+    if facts["detector"] != d["detector"]:
         raise IsrError(f"{name}: {refs[0].path} says it is detector {facts['detector']}: register it under that one")
     detector = instrument.detector(facts["detector"])
-    masters = {
-        "bias": _master(inputs, name, "bias", detector),
-        "dark": _master(inputs, name, "dark", detector, optional=True),
-        "flat": _master(inputs, name, "flat", detector),
-        "defects": _master(inputs, name, "defects", detector, optional=True),
-    }
-    image = reduce(raw, float(facts["exposure_time"]), detector, masters, config)
+    image = reduce(raw, float(facts["exposure_time"]), detector, _masters(inputs, name, detector), config)
     image.wcs = instrument.nominal_wcs(facts["ra"], facts["dec"], facts["rotation"], detector.detector)
-    image.meta = _meta(quantum, instrument, detector, facts)
+    image.meta = _meta(int(d["exposure"]), instrument, detector, facts)
     return {"post_isr_image": image}
 
 
-def reduce(
-    raw: NDArray[np.uint16], exposure_time: float, detector: Detector, masters: dict[str, Image | None], config: IsrConfig
-) -> Image:
-    """Electrons (height, width) of a raw array (overscan included) and its masters (ADU, ADU/s, relative response)."""
-    bias, flat = masters["bias"], masters["flat"]
-    assert bias is not None and flat is not None
+def reduce(raw: NDArray[np.uint16], exposure_time: float, detector: Detector, masters: Masters, config: IsrConfig) -> Image:
+    """Electrons (height, width) of a raw array (overscan included)."""
     x0, x1, y0, y1 = detector.data
     counts = raw[y0:y1, x0:x1].astype(np.float32)
-    saturated = counts >= detector.saturation
-    bad = _bad_pixels(masters, detector, config)
-    response = np.where(bad, np.float32(1), flat.image)
-    level = overscan(raw, detector, config.overscan_order)[y0:y1, None]
-    zero, dark = masters["bias"], masters["dark"]
+    bad = masters.bad(config.minimum_flat, detector.saturation)
+    nothing = np.float32(0)
     terms = {
-        "counts": counts, "level": level, "bias": zero.image if zero else 0, "dark": dark.image if dark else np.float32(0),
-        "t": np.float32(exposure_time), "gain": np.float32(detector.gain), "rn": np.float32(detector.read_noise),
-        "response": response, "bias_var": _variance(zero), "dark_var": _variance(dark), "zero": np.float32(0),
+        "counts": counts - overscan(raw, detector, config.overscan_order)[y0:y1, None],
+        "bias": masters.bias.image, "bias_variance": _variance(masters.bias),
+        "dark": nothing if masters.dark is None else masters.dark.image,
+        "dark_variance": nothing if masters.dark is None else _variance(masters.dark),
+        "flat": np.where(bad, np.float32(1), masters.flat.image), "t": np.float32(exposure_time),
+        "gain": np.float32(detector.gain), "read_noise": np.float32(detector.read_noise), "zero": nothing,
     }  # fmt: skip
-    image = numexpr.evaluate("gain * (counts - level - bias - t * dark) / response", terms)
+    image = numexpr.evaluate("gain * (counts - bias - t * dark) / flat", terms)
     variance = numexpr.evaluate(
-        "(where(counts - level > bias, gain * (counts - level - bias), zero) + rn * rn"
-        " + gain * gain * (bias_var + t * t * dark_var)) / (response * response)",
+        "(where(counts > bias, gain * (counts - bias), zero) + read_noise * read_noise"
+        " + gain * gain * (bias_variance + t * t * dark_variance)) / (flat * flat)",
         terms,
     )
+    # Bad pixels keep no trace of what the masters hold there, be it NaN.
+    level = np.median(np.stack([image[~bad], variance[~bad]]), axis=1) if not bad.all() else (0.0, 1.0)
+    image[bad], variance[bad] = level
     mask = np.zeros(image.shape, np.int16)
     mask[bad] = MASK["BAD"]
-    saturation.flag(mask, saturated & ~bad, config)
-    image[bad] = np.median(image[~bad]) if not bad.all() else 0.0
+    saturation.flag(mask, (counts >= detector.saturation) & ~bad, config)
     image = fill(image, bad)
     if config.cosmic_rays:
         hit = cosmic_rays.find(image, variance, mask, config)
         mask[hit] |= MASK["CR"]
-        # Neither value nor noise of neighbours that are bad themselves may be used.
         image = fill(image, hit, avoid=bad)
         bad = bad | hit
     mask[bad] |= MASK["INTERPOLATED"]
@@ -98,7 +112,7 @@ def reduce(
 
 
 def overscan(raw: NDArray[np.uint16], detector: Detector, order: int) -> Plane:
-    """Electronic zero level of every row (ny,), ADU: Legendre fit along the rows to the medians of the overscan columns."""
+    """Zero level of every row (ny,), ADU: Legendre fit along the rows to the medians of the overscan columns."""
     if detector.overscan is None:
         return np.zeros(len(raw), np.float32)
     x0, x1 = detector.overscan
@@ -111,49 +125,35 @@ def overscan(raw: NDArray[np.uint16], detector: Detector, order: int) -> Plane:
         fit = np.polynomial.legendre.legval(t, coefficients)
         spread = 1.4826 * np.median(np.abs(rows - fit)[use])
         use = np.abs(rows - fit) <= max(4.0 * spread, 1.0)
-    return fit.astype(np.float32)
+    return np.asarray(fit, np.float32)
 
 
-def _bad_pixels(masters: dict[str, Image | None], detector: Detector, config: IsrConfig) -> NDArray[np.bool_]:
-    """Pixels that some master calls bad, or that cannot be divided by the flat."""
-    bad = np.zeros((detector.height, detector.width), bool)
-    for master in masters.values():
-        if master is not None:
-            bad |= master.bad(MASK["BAD"] | MASK["NO_DATA"])
-    for name in ("bias", "dark", "flat"):
-        master = masters[name]
-        if master is not None:
-            bad |= ~np.isfinite(master.image)
-    flat, bias = masters["flat"], masters["bias"]
-    assert flat is not None and bias is not None
-    return bad | ~(flat.image >= config.minimum_flat) | (bias.image >= detector.saturation)
+def _variance(master: Image) -> Plane:
+    """Variance of a master where it is known (else 0)."""
+    known = np.isfinite(master.variance) & (master.variance > 0)
+    return np.where(known, master.variance, np.float32(0))
 
 
-def _variance(master: Image | None) -> Plane | np.float32:
-    """Variance of a master where it is known, ADU^2 [s^-2]."""
-    if master is None:
-        return np.float32(0)
-    return np.where(np.isfinite(master.variance) & (master.variance > 0), master.variance, np.float32(0))
+def _masters(inputs: Inputs, name: str, detector: Detector) -> Masters:
+    found: dict[str, Image] = {}
+    for kind, needed in (("bias", True), ("dark", False), ("flat", True), ("defects", False)):
+        refs = inputs.refs(kind)
+        if not refs and not needed:
+            continue
+        if len(refs) != 1:
+            raise IsrError(f"{name}: {len(refs)} valid {kind} frames, one is needed: certify one for this time")
+        found[kind] = inputs.image(kind)
+        ny, nx = found[kind].shape
+        if (ny, nx) != (detector.height, detector.width):
+            raise IsrError(
+                f"{name}: {kind} {refs[0].path} is {nx} x {ny} pixels, the detector's imaging area is "
+                f"{detector.width} x {detector.height}: trim it"
+            )
+    return Masters(**found)
 
 
-def _master(inputs: Inputs, name: str, kind: str, detector: Detector, optional: bool = False) -> Image | None:
-    found = inputs.refs(kind)
-    if not found and optional:
-        return None
-    if len(found) != 1:
-        raise IsrError(f"{name}: {len(found)} valid {kind} frames, one is needed: certify one for this time")
-    master = inputs.image(kind)
-    if master.shape != (detector.height, detector.width):
-        raise IsrError(
-            f"{name}: {kind} {found[0].path} is {master.shape[1]} x {master.shape[0]} pixels, "
-            f"the detector has {detector.width} x {detector.height}: make the {kind} without overscan"
-        )
-    return master
-
-
-def _meta(quantum: Quantum, instrument: Instrument, detector: Detector, facts: dict[str, Any]) -> dict[str, Any]:
+def _meta(exposure: int, instrument: Instrument, detector: Detector, facts: dict[str, Any]) -> dict[str, Any]:
     nominal = instrument.filters[facts["physical_filter"]].nominal_zero_point(facts["exposure_time"], facts["airmass"])
-    exposure = int(quantum.data_id["exposure"])
     return {
         "instrument": instrument.name, "exposure": exposure, "visit": exposure, "detector": detector.detector,
         "band": facts["band"], "physical_filter": facts["physical_filter"], "day_obs": int(facts["day_obs"]),
@@ -161,8 +161,3 @@ def _meta(quantum: Quantum, instrument: Instrument, detector: Detector, facts: d
         "airmass": float(facts["airmass"]), "gain": detector.gain, "read_noise": detector.read_noise,
         "saturation": detector.gain * detector.saturation, "zeroPoint": nominal, "absolute": False, "BUNIT": "electron",
     }  # fmt: skip
-
-
-def _name(quantum: Quantum) -> str:
-    d = quantum.data_id
-    return f"{d['instrument']} exposure {d['exposure']} detector {d['detector']}"

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipelines.image import MASK, UNUSABLE, Image
 from pipelines.psf import PsfModel
-from pipelines.step1 import background, psf_fit, psf_stars
+from pipelines.step1 import background, psf_fit, psf_stars, saturation
 from pipelines.step1.config import CalibrateConfig
 from pipelines.step1.detect import Peaks, find
 from pipelines.step1.photometry import Fitter, Photometry
@@ -37,7 +36,7 @@ class MeasureError(ValueError):
 
 @dataclass
 class Sources:
-    """What is known of an image: arrays (N,) in order of y, x. ``image`` is background-subtracted, DETECTED set in its mask."""
+    """What is known of a background-subtracted ``image`` (DETECTED set in its mask); arrays (N,) in order of y, x."""
 
     image: Image
     psf: PsfModel
@@ -75,18 +74,19 @@ def measure(image: Image, config: CalibrateConfig) -> Sources:
     if not usable.any():
         raise MeasureError("no usable pixel: all are masked")
     sky = background.estimate(image.image, ~usable, config.background_mesh)
-    level = sky.level
-    image.image = image.image - level
-    peaks, stars, x, y, fwhm = _first_look(image, usable, config)
-    fitter = Fitter(image.image, usable, _first_psf(image, usable, x, y, fwhm, config), peaks.x, peaks.y)
+    image.image = image.image - sky.level
+    peaks, x, y, fwhm = _first_look(image, usable, config)
+    sat_x, sat_y, near = saturation.cores(image.mask, int(np.ceil(fwhm)))
+    found_x, found_y = _away(peaks, near)
+    fitter = Fitter(image.image, usable, _first_psf(image, usable, x, y, fwhm, config), found_x, found_y)
+    fitter.add(sat_x, sat_y)
     wide = WIDE * sky.noise
     fitter.fit(1, wide)
     hidden = find(
         fitter.residual.astype(np.float32), image.variance, usable, fitter.fwhm, config.threshold, 4.0,
         (DISTRUST * fitter.model).astype(np.float32),
     )  # fmt: skip
-    hidden = _one_per_saturated(hidden, image)
-    fitter.add(hidden.x, hidden.y)
+    fitter.add(*_away(hidden, near))
     fitter.draw(wide)
     fitter.solve_fluxes()
     fitter.move()
@@ -95,45 +95,36 @@ def measure(image: Image, config: CalibrateConfig) -> Sources:
     rest = background.estimate(fitter.residual.astype(np.float32), ~usable, config.background_mesh)
     image.image = fitter.image = image.image - rest.level
     fitter.residual -= np.where(usable, rest.level, 0.0)
+    noise = 1.4826 * float(np.median(np.abs(fitter.residual[usable])))
     psf_star_at = _second_psf(fitter, image, usable, config)
     fitter.fit(config.iterations, wide)
     image.mask[peaks.detected | hidden.detected] |= MASK["DETECTED"]
-    return _catalogue(fitter, image, sky.mean + rest.mean, rest.noise, psf_star_at, config)
+    return _catalogue(fitter, image, sky.mean + rest.mean, noise, psf_star_at, config)
 
 
-def _first_look(image: Image, usable: Flags, config: CalibrateConfig) -> tuple[Peaks, NDArray[np.int64], Array, Array, float]:
-    """Peaks, and the PSF stars among them with positions and FWHM; looked for twice if the width was badly guessed."""
+def _first_look(image: Image, usable: Flags, config: CalibrateConfig) -> tuple[Peaks, Array, Array, float]:
+    """Peaks, positions of the PSF stars among them and their FWHM; two looks if the width was badly guessed."""
     fwhm = config.default_fwhm
     for _ in range(2):
-        peaks = _one_per_saturated(find(image.image, image.variance, usable, fwhm, config.threshold), image)
-        stars, x, y, width = psf_stars.select(image, peaks, fwhm, config)
+        peaks = find(image.image, image.variance, usable, fwhm, config.threshold, 2.5)
+        _, x, y, width = psf_stars.select(image, peaks, fwhm, config)
         guess, fwhm = fwhm, width
         if abs(width / guess - 1.0) < 0.25:
             break
-    return peaks, stars, x, y, fwhm
+    return peaks, x, y, fwhm
 
 
-def _one_per_saturated(peaks: Peaks, image: Image) -> Peaks:
-    """A saturated star has a plateau with peaks of noise: leave one peak on each, in its middle."""
-    if not image.bad(MASK["SAT"]).any():
-        return peaks
-    blobs, count = ndimage.label(image.bad(MASK["SAT"] | MASK["BLEED"]), np.ones((3, 3)))
-    ny, nx = image.shape
-    at = blobs[np.clip(np.rint(peaks.y), 0, ny - 1).astype(int), np.clip(np.rint(peaks.x), 0, nx - 1).astype(int)]
-    hit = np.unique(at[at > 0])
-    # The trail is longer than the star is wide: weight 1 in the star, next to nothing along the trail.
-    weight = np.where(image.bad(MASK["BLEED"]), 1e-6, 1.0)
-    middle = np.array(ndimage.center_of_mass(weight, blobs, hit)).reshape(-1, 2)
-    first = np.array([np.flatnonzero(at == blob)[np.argmax(peaks.flux[at == blob])] for blob in hit], int)
-    keep = np.flatnonzero(at == 0)
-    order = np.concatenate([keep, first])
-    x, y = np.concatenate([peaks.x[keep], middle[:, 1]]), np.concatenate([peaks.y[keep], middle[:, 0]])
-    return Peaks(x, y, peaks.flux[order], peaks.snr[order], peaks.detected)
+def _away(peaks: Peaks, near: Flags) -> tuple[Array, Array]:
+    """Positions of the peaks that are not ``near`` (ny, nx) a saturated star, whose plateau makes peaks of its own."""
+    ny, nx = near.shape
+    row, column = (np.clip(np.rint(p), 0, n - 1).astype(int) for p, n in ((peaks.y, ny), (peaks.x, nx)))
+    away = ~near[row, column]
+    return peaks.x[away], peaks.y[away]
 
 
 def _first_psf(image: Image, usable: Flags, x: Array, y: Array, fwhm: float, config: CalibrateConfig) -> PsfModel:
     if len(x) < config.psf_minimum:
-        return psf_fit.default(image.shape, config.default_fwhm)
+        return psf_fit.default(image.shape, fwhm)
     windows = Windows(x, y, psf_fit.stamp_half(fwhm), image.shape)
     good = windows.inside & windows.take(usable)
     data, variance = windows.take(image.image).astype(float), windows.take(image.variance).astype(float)
@@ -158,22 +149,23 @@ def _second_psf(fitter: Fitter, image: Image, usable: Flags, config: CalibrateCo
 
 
 def _catalogue(fitter: Fitter, image: Image, sky: float, noise: float, psf_star_at: Array, config: CalibrateConfig) -> Sources:
-    """Measurements and flags of the sources that are real: inside the image, and above the noise when fitted together."""
+    """Measurements and flags of the sources that are inside the image, and above the noise when fitted together."""
     found = fitter.result(image.variance)
     ap_flux, ap_flux_err = fitter.aperture(config.aperture * fitter.fwhm, image.variance)
     moments, psf_moments = fitter.moments()
     ny, nx = image.shape
     core = int(np.ceil(0.6 * fitter.fwhm))
     planes = Windows(found.x, found.y, core, image.shape).take(image.mask)
-    touched = {name: (planes & bits).any(axis=(1, 2)) for name, bits in (
-        ("saturated", MASK["SAT"] | MASK["BLEED"]), ("cosmic", MASK["CR"]),
-        ("edge", MASK["BAD"] | MASK["EDGE"] | MASK["NO_DATA"]),
-    )}  # fmt: skip
-    outside = (found.x < core) | (found.y < core) | (found.x > nx - 1 - core) | (found.y > ny - 1 - core)
+
+    def touched(*names: str) -> Flags:
+        return np.asarray((planes & sum(MASK[name] for name in names)).any(axis=(1, 2)))
+
+    saturated, cosmic, edge = touched("SAT", "BLEED"), touched("CR"), touched("BAD", "EDGE", "NO_DATA")
+    edge |= (found.x < core) | (found.y < core) | (found.x > nx - 1 - core) | (found.y > ny - 1 - core)
     star = np.zeros(len(found.x), bool)
     if psf_star_at.size:
         star[np.argmin(np.hypot(*(np.stack([found.x, found.y])[:, :, None] - psf_star_at[:, None, :])), axis=0)] = True
-    keep = (found.snr >= 0.8 * config.threshold) | (touched["saturated"] & (found.flux > 0))
+    keep = (found.snr >= 0.8 * config.threshold) | (saturated & (found.flux > 0))
     keep &= (found.x > -0.5) & (found.y > -0.5) & (found.x < nx - 0.5) & (found.y < ny - 0.5)
     order = np.flatnonzero(keep)
     order = order[np.lexsort((found.x[order], found.y[order]))]
@@ -182,6 +174,6 @@ def _catalogue(fitter: Fitter, image: Image, sky: float, noise: float, psf_star_
         image, fitter.psf, sky, noise, taken, ap_flux[order], ap_flux_err[order],
         (moments[0][order], moments[1][order], moments[2][order]),
         (psf_moments[0][order], psf_moments[1][order], psf_moments[2][order]),
-        star[order], touched["saturated"][order], (touched["edge"] | outside)[order], touched["cosmic"][order],
-        (taken.overlap > config.overlap),
+        star[order], saturated[order], edge[order], cosmic[order],
+        taken.overlap > config.overlap,
     )  # fmt: skip

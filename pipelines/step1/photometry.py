@@ -1,8 +1,8 @@
 """Fluxes and positions of all sources of a detector at once, by fitting the local PSF.
 
 Model: image = sum_i F_i psf(x_i, y_i) + noise. Each round draws all sources, corrects all fluxes together (normal
-equations G dF = b, sparse), and moves every source by its own residual. Pixels have equal weight: weights from the data's
-own Poisson noise would favour low pixels and bias fluxes low.
+equations G dF = b, sparse), and moves every source by its own residual. Pixels have equal weight: weights from the
+data's own Poisson noise would favour low pixels and bias fluxes low.
 G is the overlap of Gaussians of the PSF's width, not of the PSFs: it only steers; the fixed point is b = 0, where the
 residual holds nothing PSF-like at any source.
 """
@@ -85,7 +85,7 @@ class Fitter:
         self.solve_fluxes()
 
     def draw(self, wide_above: float) -> None:
-        """Draw all sources: those brighter than ``wide_above`` electrons to the full size of the PSF, others in their windows."""
+        """Draw all sources, those above ``wide_above`` electrons to the full size of the PSF, and form the residual."""
         self.profile, self.slope_x, self.slope_y = self.psf.rendered_with_slopes(self.x, self.y, self.half)
         self.windows = Windows(self.x, self.y, self.half, self.image.shape)
         self.good = self.windows.take(self.usable) & self.windows.inside
@@ -107,12 +107,14 @@ class Fitter:
         power = (self.profile**2 * self.good).sum(axis=(1, 2))
         seen = power > SEEN * (self.profile**2).sum(axis=(1, 2))
         step = np.zeros(len(self.x))
-        step[seen] = self._together(self.x[seen], self.y[seen], power[seen], (self.profile * left).sum(axis=(1, 2))[seen])
+        projection = (self.profile * left).sum(axis=(1, 2))
+        step[seen] = self._together(self.x[seen], self.y[seen], power[seen], projection[seen])
         painted = self.windows.paint(step[:, None, None] * self.profile)
         if not seen.all():
             stamps, frame = self.stamps(~seen)
             wings = stamps * (frame.take(self.usable) & frame.inside)
-            step[~seen] = (wings * frame.take(self.residual)).sum(axis=(1, 2)) / np.maximum((wings**2).sum(axis=(1, 2)), 1e-12)
+            power = np.maximum((wings**2).sum(axis=(1, 2)), 1e-12)
+            step[~seen] = (wings * frame.take(self.residual)).sum(axis=(1, 2)) / power
             painted += frame.paint(step[~seen, None, None] * stamps)
         self.flux = self.flux + step
         self.model += painted
@@ -138,7 +140,7 @@ class Fitter:
         return i, j, np.exp(-np.square(position[i] - position[j]).sum(axis=1) / (4.0 * self.sigma**2))
 
     def move(self) -> None:
-        """Move every source by its residual, half a pixel at most; one that leaves its place is put back and is lost."""
+        """Move every source by its residual, half a pixel at most; one that runs away is put back and is lost."""
         left = self.windows.take(self.residual) * self.good
         sx, sy = self.slope_x * self.good, self.slope_y * self.good
         xx, yy, xy = (sx**2).sum(axis=(1, 2)), (sy**2).sum(axis=(1, 2)), (sx * sy).sum(axis=(1, 2))
@@ -177,10 +179,10 @@ class Fitter:
         return Photometry(self.x, self.y, flux, flux_err, x_err, y_err, self.lost, overlap)
 
     def aperture(self, radius: float, variance: NDArray[np.float32]) -> tuple[Array, Array]:
-        """Aperture fluxes (N,) and errors, neighbours subtracted, corrected to total by the PSF's light in the same pixels.
+        """Aperture fluxes (N,) and errors, neighbours subtracted, corrected to total by the PSF in the same pixels.
 
-        The aperture (``radius`` pixels) has a soft rim of one pixel; masked pixels are left out of both the light and the
-        correction. NaN where less than a third of the light would be inside.
+        The aperture (``radius`` pixels) has a soft rim of one pixel; masked pixels are left out of both the light and
+        the correction. NaN where less than a third of the light would be inside.
         """
         weight = np.clip(radius + 0.5 - np.hypot(self.windows.dx, self.windows.dy), 0.0, 1.0) * self.good
         inside = (weight * self.profile).sum(axis=(1, 2))

@@ -1,8 +1,8 @@
 """The PSF model: an elliptical Moffat profile and, on top of it, a table of pixels that varies over the detector.
 
 The profile (Moffat 1969) carries the far wings, where single pixels are noise; the table (as in DAOPHOT, Stetson 1987)
-carries what no formula knows. The table is fitted so that the model *drawn at the stars' own sub-pixel positions* equals
-the data: residuals are moved to the pixel grid, averaged, added, and drawn again.
+carries what no formula knows. The table is fitted so that the model *drawn at the stars' own sub-pixel positions*
+equals the data: residuals are moved to the pixel grid, averaged, added, and drawn again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipelines.step1.windows import Windows, centroid
 from pipelines.wcs import polynomial_terms
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 ROUNDS = 3
 
 
@@ -27,7 +28,7 @@ class PsfFit:
     """``model``; ``used`` (N,): stars that survived the rejection of outliers."""
 
     model: PsfModel
-    used: NDArray[np.bool_]
+    used: Flags
 
 
 def stamp_half(fwhm: float) -> int:
@@ -40,12 +41,12 @@ def default(shape: tuple[int, int], fwhm: float) -> PsfModel:
     return PsfModel(_moffat(stamp_half(fwhm), fwhm, fwhm, 0.0, 3.0)[None], 0, shape)
 
 
-def fit(windows: Windows, data: Array, variance: Array, good: NDArray[np.bool_], fwhm: float, order: int, rough: bool = False) -> PsfFit:
+def fit(windows: Windows, data: Array, variance: Array, good: Flags, fwhm: float, order: int, rough: bool = False) -> PsfFit:
     """PSF from stars in ``windows`` (N, size, size) with size from stamp_half(fwhm), N > 0.
 
     ``data``: electrons, background and neighbours subtracted; ``variance`` of them; ``good``: pixels to use;
-    ``order``: highest one of the polynomial over the detector. ``rough``: neighbours are still there; one PSF for the
-    whole detector, from medians, and nothing but the profile beyond 3 FWHM.
+    ``order``: highest one of the polynomial over the detector. ``rough``: neighbours are still there, and the sky is only
+    half known; one PSF for the whole detector, from medians.
     """
     half = windows.half
     inner = (slice(None), *2 * (slice(half - int(np.ceil(1.5 * fwhm)), half + int(np.ceil(1.5 * fwhm)) + 1),))
@@ -58,7 +59,7 @@ def fit(windows: Windows, data: Array, variance: Array, good: NDArray[np.bool_],
     flux = data[inner].sum(axis=(1, 2))
     level = np.zeros(len(x))
     rim = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]) > 3.0 * fwhm
-    taper = _taper(half, 2.0 * fwhm, 3.0 * fwhm)
+    taper = _taper(half, 1.5 * fwhm, 2.5 * fwhm)
     keep = np.ones(len(x), bool)
     model = None
     for round_ in range(ROUNDS):
@@ -71,8 +72,9 @@ def fit(windows: Windows, data: Array, variance: Array, good: NDArray[np.bool_],
         residual = np.where(good, data - light, 0.0)
         # What the model does not know yet is a few per cent of it; more, and it is another source.
         usual = good & (residual**2 < 25.0 * (variance + (0.05 * light) ** 2))
-        # An error of the sky of 1/30 of its noise, summed over a stamp, is per cents of a star of S/N 50.
-        level = _mean(residual, usual & rim)
+        if rough:
+            # An error of the sky of 1/30 of its noise, summed over a stamp, is per cents of a star of S/N 50.
+            level = _mean(residual, usual & rim)
         residual = np.where(usual, residual - level[:, None, None], 0.0)
         if round_:
             keep = _agreeing(residual[inner], light[inner], variance[inner], usual[inner])
@@ -87,7 +89,7 @@ def fit(windows: Windows, data: Array, variance: Array, good: NDArray[np.bool_],
     return PsfFit(model, keep)
 
 
-def _mean(values: Array, use: NDArray[np.bool_]) -> Array:
+def _mean(values: Array, use: Flags) -> Array:
     """Mean (N,) of the pixels in use of each window; 0 where there is none."""
     return np.asarray((values * use).sum(axis=(1, 2)) / np.maximum(use.sum(axis=(1, 2)), 1))
 
@@ -114,13 +116,14 @@ def _order(stars: int, most: int) -> int:
     return max(o for o in range(most + 1) if o == 0 or stars >= 5 * len(polynomial_terms(o)))
 
 
-def _amplitude(data: Array, drawn: Array, good: NDArray[np.bool_]) -> Array:
+def _amplitude(data: Array, drawn: Array, good: Flags) -> Array:
     """Least-squares flux (N,) of each window."""
     drawn = drawn * good
-    return np.maximum((data * drawn).sum(axis=(1, 2)), 1e-9) / np.maximum((drawn**2).sum(axis=(1, 2)), 1e-12)
+    light, power = (data * drawn).sum(axis=(1, 2)), (drawn**2).sum(axis=(1, 2))
+    return np.asarray(np.maximum(light, 1e-9) / np.maximum(power, 1e-12))
 
 
-def _agreeing(residual: Array, model: Array, variance: Array, usual: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _agreeing(residual: Array, model: Array, variance: Array, usual: Flags) -> Flags:
     """Stars (N,) that fit the model about as well as most do (blends and galaxies do not); at least half stay."""
     # 1 % of the model stands for what the model does not know yet; bright stars would all be outliers without it.
     chi2 = _mean(residual**2 / (variance + (0.01 * model) ** 2), usual)
@@ -131,28 +134,28 @@ def _agreeing(residual: Array, model: Array, variance: Array, usual: NDArray[np.
 
 
 def _moffat(half: int, width_x: float, width_y: float, shear: float, beta: float) -> Array:
-    """Moffat profile on a stamp of 2 half + 1 pixels, sum 1: FWHM ``width_x``, ``width_y`` along the axes before ``shear``."""
+    """Moffat profile on a stamp of 2 half + 1 pixels, sum 1; ``width_x``, ``width_y``: FWHM along the axes."""
     yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
     scale = 2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0)
-    r2 = (xx * scale / width_x) ** 2 + (yy * scale / width_y) ** 2 + 2.0 * shear * xx * yy * scale**2 / (width_x * width_y)
-    profile = (1.0 + np.maximum(r2, 0.0)) ** -beta
+    u, v = xx * scale / width_x, yy * scale / width_y
+    profile = (1.0 + np.maximum(u**2 + v**2 + 2.0 * shear * u * v, 0.0)) ** -beta
     return np.asarray(profile / profile.sum())
 
 
 def _fit_profile(stack: Array, fwhm: float) -> Array:
     """The Moffat profile nearest to a stack of stars (size, size), centred."""
     half = len(stack) // 2
+    stack = stack / max(float(stack[half, half]), 1e-12)
     # Wings count as well as the core: weights as of photon noise on a faint sky.
-    weight = 1.0 / np.sqrt(np.maximum(stack / stack[half, half], 0.0) + 1e-3)
+    weight = 1.0 / np.sqrt(np.maximum(stack, 0.0) + 1e-3)
 
     def misfit(p: Array) -> Array:
         profile = _moffat(half, *p)
         amplitude = (stack * profile * weight**2).sum() / (profile * weight**2 * profile).sum()
-        return ((amplitude * profile - stack) * weight).ravel() / stack[half, half]
+        return np.asarray((amplitude * profile - stack) * weight).ravel()
 
-    fitted = least_squares(
-        misfit, (fwhm, fwhm, 0.0, 3.0), bounds=((0.5 * fwhm, 0.5 * fwhm, -0.5, 1.5), (2 * fwhm, 2 * fwhm, 0.5, 10.0)), max_nfev=12
-    )
+    bounds = (0.5 * fwhm, 0.5 * fwhm, -0.5, 1.5), (2.0 * fwhm, 2.0 * fwhm, 0.5, 10.0)
+    fitted = least_squares(misfit, (fwhm, fwhm, 0.0, 3.0), bounds=bounds, max_nfev=12)
     return _moffat(half, *fitted.x)
 
 

@@ -18,8 +18,9 @@ Index = NDArray[np.int64]
 
 
 def select(image: Image, peaks: Peaks, fwhm: float, config: CalibrateConfig) -> tuple[Index, Array, Array, float]:
-    """PSF stars among ``peaks`` of a background-subtracted ``image``: indices, brightest first; their windowed positions
-    x, y; and their median FWHM in pixels (of the Gaussian of equal moments).
+    """PSF stars among ``peaks`` of a background-subtracted ``image``, brightest first.
+
+    Returns indices, windowed positions x, y, and the median FWHM in pixels (of the Gaussian of equal moments).
 
     ``fwhm`` is the first guess; it is also the answer where there is no star.
     """

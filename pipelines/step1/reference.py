@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipelines.quantum import Inputs
 
 Array = NDArray[np.float64]
+_kept = threading.local()
 QUERY = (Path(__file__).parent / "reference_box.sql").read_text()
 
 
@@ -28,10 +29,12 @@ class References:
     mag_err: Array
 
 
-@cache
 def _connection() -> duckdb.DuckDBPyConnection:
-    """One for the life of the process: opening one takes longer than the query."""
-    return duckdb.connect(config={"threads": 1})
+    """One for the life of the thread: opening one takes longer than the query."""
+    if not hasattr(_kept, "connection"):
+        _kept.connection = duckdb.connect(config={"threads": 1})
+    connection: duckdb.DuckDBPyConnection = _kept.connection
+    return connection
 
 
 def load(inputs: Inputs, ra: float, dec: float, radius: float, mjd: float, band: str) -> References:

@@ -9,20 +9,23 @@ from scipy import ndimage
 from pipelines.image import MASK
 from pipelines.step1.config import IsrConfig
 
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
-def flag(mask: NDArray[np.int16], saturated: NDArray[np.bool_], config: IsrConfig) -> None:
+
+def flag(mask: NDArray[np.int16], saturated: Mask, config: IsrConfig) -> None:
     """Set SAT (grown) and BLEED in ``mask`` (ny, nx) for the ``saturated`` pixels."""
     if not saturated.any():
         return
-    grown = ndimage.binary_dilation(saturated, np.ones((3, 3), bool), iterations=max(config.saturation_grow, 0) or 1)
-    mask[grown if config.saturation_grow > 0 else saturated] |= MASK["SAT"]
+    size = 2 * config.saturation_grow + 1
+    mask[ndimage.binary_dilation(saturated, np.ones((size, size), bool))] |= MASK["SAT"]
     trails = long_runs(saturated, config.bleed_length)
     if trails.any():
         along = np.ones((2 * config.bleed_grow + 1, 3), bool)  # the ends fade below saturation before they stop
         mask[ndimage.binary_dilation(trails, along)] |= MASK["BLEED"]
 
 
-def long_runs(flags: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
+def long_runs(flags: Mask, length: int) -> Mask:
     """Pixels of (ny, nx) that belong to a run of at least ``length`` set pixels along a column."""
     padded = np.zeros((flags.shape[1], flags.shape[0] + 2), np.int8)
     padded[:, 1:-1] = flags.T
@@ -34,3 +37,23 @@ def long_runs(flags: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     marks[ends[keep] + 1] -= 1
     runs = np.cumsum(marks[:-1]).reshape(padded.shape)[:, 1:-1]
     return np.ascontiguousarray(runs.T > 0)
+
+
+def cores(mask: NDArray[np.int16], reach: int) -> tuple[Array, Array, Mask]:
+    """Where the saturated stars are: x, y (N,) pixels, and the pixels (ny, nx) within ``reach`` of saturated ones.
+
+    The plateau of a saturated star has no peak, or many. Its centre is taken where the plateau is widest: a trail is
+    narrower than the star that feeds it.
+    """
+    saturated = (mask & (MASK["SAT"] | MASK["BLEED"])) != 0
+    if not saturated.any():
+        return np.zeros(0), np.zeros(0), saturated
+    blobs, count = ndimage.label(saturated, np.ones((3, 3)))
+    x, y = np.zeros(count), np.zeros(count)
+    for i, (rows, columns) in enumerate(ndimage.find_objects(blobs)):
+        blob = blobs[rows, columns] == i + 1
+        width = blob.sum(axis=1).astype(float)
+        weight = width**4 / (width**4).sum()
+        middle = (blob * np.arange(blob.shape[1])).sum(axis=1) / width
+        x[i], y[i] = columns.start + weight @ middle, rows.start + weight @ np.arange(len(width))
+    return x, y, ndimage.binary_dilation(saturated, np.ones((3, 3), bool), iterations=reach)

@@ -1,44 +1,52 @@
-"""Small square windows around sources, gathered from a plane in one indexing operation, and what is measured in them."""
+"""Small square windows around sources, gathered from a plane in one go, and what is measured in them."""
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+T = TypeVar("T", bound=np.generic)
 
 
 class Windows:
-    """Windows (N, n, n) with n = 2 ``half`` + 1 around the pixels nearest to ``x``, ``y`` (N,), beyond the edges too."""
+    """Windows (N, n, n) with n = 2 ``half`` + 1 around the pixels nearest to ``x``, ``y`` (N,), beyond edges too.
+
+    ``dx``, ``dy`` (N, n, n): pixel minus source; ``inside``: pixels of the plane, not beyond its edges.
+    """
 
     def __init__(self, x: Array, y: Array, half: int, shape: tuple[int, int]) -> None:
         self.x, self.y, self.half, self.shape = x, y, half, shape
         self.column, self.row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
         steps = np.arange(-half, half + 1)
-        n = 2 * half + 1
-        self.dx = np.broadcast_to(steps[None, None, :] - (x - self.column)[:, None, None], (len(x), n, n))  # pixel - source
-        self.dy = np.broadcast_to(steps[None, :, None] - (y - self.row)[:, None, None], (len(x), n, n))
+        size = (len(x), len(steps), len(steps))
+        self.dx = np.broadcast_to(steps[None, None, :] - (x - self.column)[:, None, None], size)
+        self.dy = np.broadcast_to(steps[None, :, None] - (y - self.row)[:, None, None], size)
         rows, columns = self.row[:, None] + steps, self.column[:, None] + steps
-        self.inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
+        within_y, within_x = (rows >= 0) & (rows < shape[0]), (columns >= 0) & (columns < shape[1])
+        self.inside = within_y[:, :, None] & within_x[:, None, :]
         rows, columns = np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
         self.index: Index = rows[:, :, None] * shape[1] + columns[:, None, :]
 
-    def take(self, plane: NDArray[np.generic]) -> NDArray[np.generic]:
+    def take(self, plane: NDArray[T]) -> NDArray[T]:
         """Values of a plane (ny, nx); those outside repeat the edge (see ``inside``)."""
         return plane.ravel()[self.index]
 
     def paint(self, values: Array) -> Array:
         """Sum of ``values`` (N, n, n) in a plane (ny, nx); what lies outside is dropped."""
-        total = np.bincount(self.index.ravel(), (values * self.inside).ravel(), minlength=self.shape[0] * self.shape[1])
-        return total.reshape(self.shape)
+        light: Array = (values * self.inside).ravel()
+        total = np.bincount(self.index.ravel(), light, minlength=self.shape[0] * self.shape[1])
+        return np.asarray(total, np.float64).reshape(self.shape)
 
 
 def second_moments(light: Array, dx: Array, dy: Array, sigma: float) -> tuple[Array, Array, Array]:
     """(ixx, iyy, ixy) (N,) in pixels^2 of windows (N, n, n), under a round Gaussian weight of ``sigma`` pixels.
 
-    The weight is taken out as if the source were Gaussian, M = (W^-1 - w^-2)^-1 with W the weighted moments (Bernstein &
-    Jarvis 2002); NaN where that gives no positive matrix (noise).
+    The weight is taken out as if the source were Gaussian, M = (W^-1 - w^-2)^-1 with W the weighted moments (Bernstein
+    & Jarvis 2002); NaN where that gives no positive matrix (noise).
     """
     weighted = light * np.exp(-0.5 * (dx**2 + dy**2) / sigma**2)
     with np.errstate(divide="ignore", invalid="ignore"):

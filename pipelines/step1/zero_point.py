@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ZeroPoint:
-    """mag = ``value`` - 2.5 log10(electrons), its ``error`` (NaN: nominal value, no star), and how many ``stars`` gave it."""
+    """mag = ``value`` - 2.5 log10(electrons), its ``error``, and how many ``stars`` gave it (0, error NaN: nominal)."""
 
     value: float
     error: float
@@ -22,10 +22,10 @@ class ZeroPoint:
 
 
 def solve(flux: Array, flux_err: Array, mag: Array, mag_err: Array, nominal: float, config: CalibrateConfig) -> ZeroPoint:
-    """Zero point from matched stars: ``flux`` (N,) electrons with errors, reference ``mag`` (N,) with errors (NaN: none).
+    """Zero point from matched stars: ``flux`` (N,) electrons, reference ``mag`` (N,) (NaN: none), with errors.
 
-    Weighted mean with variances mag_err^2 + flux error^2 + floor^2. The floor covers what colour terms do to reference
-    magnitudes. Stars beyond 3 sigma of the robust scatter (but at least 0.1 mag: colours are not noise) are left out.
+    Weighted mean with variances mag_err^2 + flux error^2 + floor^2; the floor covers what colour terms do. Stars beyond
+    3 sigma of the robust scatter (but at least 0.1 mag: colours are not noise) are left out.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         usable = np.isfinite(mag) & (flux > 0) & (flux > config.zero_point_snr * flux_err)

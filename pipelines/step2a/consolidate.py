@@ -18,11 +18,14 @@ class ConsolidateError(ValueError):
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
-    """Task ``consolidate_visit``: preliminary_detector_summary -> preliminary_visit_summary; NoWork without detectors."""
+    """Task ``consolidate_visit``: preliminary_detector_summary -> preliminary_visit_summary, a row per detector.
+
+    NoWork where no detector was calibrated.
+    """
     name = f"{quantum.data_id['instrument']} visit {quantum.data_id['visit']}"
     records = quantum.context.get("visit", [])
     if len(records) != 1:
-        raise ConsolidateError(f"{name}: {len(records)} visit records at this site, one is needed: copy its dimensions here")
+        raise ConsolidateError(f"{name}: {len(records)} visit records at this site, one is needed: copy it here")
     visit = pa.Table.from_pylist(records, schema=schemas.table("visit").arrow)
     fields = [f for f in schemas.table("preliminary_visit_summary").arrow if f.name != "site"]
     with duckdb.connect(config={"threads": 1}) as con:

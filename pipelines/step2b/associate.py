@@ -11,9 +11,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-import schemas
 from pipelines import skymap
-from pipelines.quantum import Inputs, Quantum
+from pipelines.quantum import Inputs, Quantum, returned
 from pipelines.step2b import cells
 from pipelines.step2b.sources import Matching, Sources, read
 from pipelines.step2b.statement import statement
@@ -52,8 +51,8 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
         isolated = con.sql("SELECT * EXCLUDE (star) FROM isolated ORDER BY isolatedStarId").to_arrow_table()
         association = con.sql(statement("associations")).to_arrow_table()
     return {
-        "isolated_star": declared("isolated_star", isolated),
-        "isolated_star_association": declared("isolated_star_association", association),
+        "isolated_star": returned("isolated_star", isolated),
+        "isolated_star_association": returned("isolated_star_association", association),
     }
 
 
@@ -76,9 +75,3 @@ def group_stars(sources: Sources, settings: Settings) -> tuple[np.ndarray, pa.Ta
     reserved = cells.lot(cells.sky_cell(ra, dec, settings.reserve_cell), salt=1) < settings.reserve
     columns = {"star": np.arange(count), "isolated": ~crowded & (weight > 0), "ra": ra, "dec": dec, "reserved": reserved}
     return star, pa.table(columns)
-
-
-def declared(name: str, rows: pa.Table) -> pa.Table:
-    """Rows as a step returns them: the declared columns but ``site``, which the publication fills in."""
-    site = pa.array(["-"] * rows.num_rows, pa.string())
-    return schemas.conform(name, rows.append_column("site", site)).drop_columns(["site"])

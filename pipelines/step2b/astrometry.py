@@ -13,81 +13,20 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-from pipelines import instrument, skymap
-from pipelines.quantum import Inputs, NoWork, Quantum
+from pipelines import skymap
+from pipelines.quantum import Inputs, Quantum, returned
 from pipelines.step2b import cells
-from pipelines.step2b.associate import declared
-from pipelines.step2b.chain import Chain, grid, link, terms_of
-from pipelines.step2b.motion import displacement
+from pipelines.step2b.chain import grid
+from pipelines.step2b.field import Field, Settings, observe, pose
 from pipelines.step2b.position_fit import Complex, Level, Problem, components, solve
-from pipelines.step2b.registration import transform
-from pipelines.step2b.sources import Matching, Sources, read
+from pipelines.step2b.sources import read
 from pipelines.step2b.statement import statement
-from pipelines.wcs import SkyWcs, deproject, fit_tan_sip, project
+from pipelines.wcs import deproject, fit_tan_sip
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-Centre = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Settings(Matching):
-    """Orders of the polynomials of detector, visit and frame, and the size in pixels their corrections may have.
-
-    ``frame_pixels`` is how far a frame may deviate from its detector and its visit; ``floor_pixels`` is added to every
-    centroid's error; ``brightest`` stars of a frame are used; ``clip`` in sigma, ``rounds`` of fit and clip; ``reserve``:
-    fraction of stars kept for testing; ``min_references`` tie connected frames to the sky; ``min_stars`` make a row.
-    """
-
-    device_order: int = 3
-    visit_order: int = 2
-    frame_order: int = 2
-    prior_pixels: float = 2.0
-    frame_pixels: float = 0.03
-    floor_pixels: float = 0.01
-    reference_pixels: float = 1.5
-    gauge_pixels: float = 1.0
-    brightest: int = 300
-    clip: float = 5.0
-    rounds: int = 3
-    reserve: float = 0.2
-    min_references: int = 5
-    min_stars: int = 3
-
-
-@dataclass(frozen=True)
-class Field:
-    """Observations of a tract: detections (by the chain of maps), the star of each, and the stars' mean positions (deg)."""
-
-    sources: Sources
-    chain: Chain
-    star: IntArray
-    mean: tuple[Array, Array]
-    centre: Centre
-
-    def plane(self, ra: Array, dec: Array) -> Complex:
-        """Sky (deg) to the tangent plane of the tract, arcsec."""
-        xi, eta = project(ra, dec, *self.centre)
-        return 3600.0 * (xi + 1.0j * eta)
-
-    def levels(self, frame: IntArray, x: Array, y: Array, settings: Settings) -> tuple[Level, ...]:
-        """The corrections of detector, visit and frame at pixels (N,) of frames (N,)."""
-        chain, scale = self.chain, self.sources.scale
-        u, v = chain.scaled(frame, x, y)
-        focal = chain.focal_plane(frame, x, y)
-        focal /= max(1e-9, float(np.abs(chain.device[:, 0]).max()) + 0.5 * scale * float(chain.size.max()) / 3600.0)
-        still, loose, tight = np.ones(len(x), complex), settings.prior_pixels * scale, settings.frame_pixels * scale
-        visit, detector = chain.visit[frame], chain.detector[frame]
-        turned = chain.phase()[visit]
-        orders = settings.device_order, settings.visit_order, settings.frame_order
-        return (
-            Level(detector, len(chain.device), terms_of(u, v, orders[0]), turned, loose**-2),
-            Level(visit, len(chain.affine), terms_of(focal[:, 0], focal[:, 1], orders[1]), still, loose**-2),
-            Level(frame, len(chain.visit), terms_of(u, v, orders[2]), still, tight**-2),
-        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +56,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
     solution = fit(field, references, settings)
     rows = [{"tract": tract, "skymap": sky.name, **row} for row in summarise(field, solution, settings)]
     columns = {name: [row[name] for row in rows] for name in ROW.names}
-    return {"visit_wcs": declared("visit_wcs", pa.table(columns, ROW))}
+    return {"visit_wcs": returned("visit_wcs", pa.table(columns, ROW))}
 
 
 ROW = pa.schema(
@@ -129,37 +68,10 @@ ROW = pa.schema(
 )  # fmt: skip
 
 
-def observe(sources: Sources, centre: Centre, settings: Settings) -> Field:
-    """Good detections of unambiguous stars, placed by the chain of maps behind the preliminary WCSs."""
-    sources = sources.select(sources.good)
-    if not len(sources.source):
-        raise NoWork("no star good enough for astrometry in this tract")
-    sizes = {f["detector"]: _size(f, sources) for f in sources.frames}
-    sky = []
-    for frame, affine in zip(sources.frames, sources.maps, strict=True):
-        plane = project(*SkyWcs.from_json(frame["wcs"]).pixel_to_sky(*grid(sizes[frame["detector"]])), *centre)
-        moved = transform(affine, 3600.0 * np.stack(plane, axis=1)) / 3600.0
-        sky.append(deproject(moved[:, 0], moved[:, 1], *centre))
-    chain = link(sources.frames, sky, sizes, settings.device_order)
-    rank = np.lexsort((-sources.flux, sources.frame))
-    place = np.empty(len(rank), np.int64)
-    place[rank] = np.arange(len(rank)) - np.searchsorted(sources.frame[rank], sources.frame[rank])
-    sources = sources.select(place < settings.brightest)
-    ra, dec = chain.pixel_to_sky(sources.frame, sources.x, sources.y)
-    sources = replace(sources, ra=ra, dec=dec)
-    star = cells.group(ra, dec, settings.match_pixels * sources.scale)
-    pair, repeats = np.unique(np.stack([star, sources.visit()]), axis=1, return_counts=True)
-    single = np.ones(int(star.max()) + 1, bool)
-    single[pair[0][repeats > 1]] = False  # two detections in one visit: which is which?
-    sources, (_, star) = sources.select(single[star]), np.unique(star[single[star]], return_inverse=True)
-    mean = cells.mean_vectors(cells.unit_vectors(sources.ra, sources.dec), star, int(star.max(initial=-1)) + 1)
-    return Field(sources, chain, star, cells.sky_positions(mean), centre)
-
-
 def fit(field: Field, references: dict[str, Array], settings: Settings) -> Solution:
     """Solve, clip, and solve again; see position_fit for the problem."""
     star, frames = field.star, len(field.sources.frames)
-    problem = _problem(field, references, settings)
+    problem = pose(field, references, settings)
     reserved = cells.lot(cells.sky_cell(*field.mean, 60.0), salt=2) < settings.reserve
     fitted = ~reserved[star]
     usable, coefficients = fitted.copy(), None
@@ -179,59 +91,8 @@ def fit(field: Field, references: dict[str, Array], settings: Settings) -> Solut
         residual = np.nan_to_num(seen - means[star])
         stars = np.bincount(problem.frame[usable], minlength=frames)
         usable = fitted & ~_outliers(residual, problem.weight, star, usable, settings.clip)
+    assert coefficients is not None, "rounds must be positive"
     return Solution(coefficients, residual, usable, fitted, stars, tied)
-
-
-def _problem(field: Field, references: dict[str, Array], settings: Settings) -> Problem:
-    """All observations, brought to one epoch, against the reference stars at that epoch."""
-    sources, star = field.sources, field.star
-    mjd = np.array([f["mjd_mid"] for f in sources.frames])
-    epoch = float(np.median(mjd))
-    ra, dec = sources.ra, sources.dec
-    reference, reference_weight = np.zeros(len(field.mean[0]), complex), np.zeros(len(field.mean[0]))
-    if len(references["ra"]):
-        motion = [references[c] for c in ("ra", "dec", "pm_ra", "pm_dec", "parallax", "epoch")]
-        shift = displacement(*motion, mjd=np.full(len(motion[0]), epoch))
-        place = _moved(motion[0], motion[1], *shift)
-        own, known = _nearest(field.mean, place, settings.reference_pixels * sources.scale)
-        reference[own] = field.plane(place[0][known], place[1][known])
-        floor = settings.floor_pixels * sources.scale
-        reference_weight[own] = 1.0 / (references["error"][known] ** 2 + floor**2)
-        match = np.full(len(reference), -1)
-        match[own] = known
-        moving = np.flatnonzero(match[star] >= 0)
-        of = [c[match[star[moving]]] for c in motion]
-        east, north = displacement(*of, mjd=mjd[sources.frame[moving]])
-        ra, dec = ra.copy(), dec.copy()
-        back = shift[0][match[star[moving]]] - east, shift[1][match[star[moving]]] - north
-        ra[moving], dec[moving] = _moved(ra[moving], dec[moving], *back)
-    weight = 1.0 / ((sources.variance + settings.floor_pixels**2) * sources.scale**2)
-    levels = field.levels(sources.frame, sources.x, sources.y, settings)
-    return Problem(levels, sources.frame, star, field.plane(ra, dec), weight, reference, reference_weight)
-
-
-def _moved(ra: Array, dec: Array, east: Array, north: Array) -> tuple[Array, Array]:
-    """Positions (deg) displaced by arcsec."""
-    return ra + east / 3600.0 / np.cos(np.radians(dec)), dec + north / 3600.0
-
-
-def _nearest(stars: tuple[Array, Array], place: tuple[Array, Array], radius: float) -> tuple[IntArray, IntArray]:
-    """Pairs (star, reference) that are each other's nearest, within ``radius`` arcsec."""
-    a, b = cells.unit_vectors(*stars), cells.unit_vectors(*place)
-    distance, index = cKDTree(b).query(a, distance_upper_bound=cells.chord(radius))
-    back = cKDTree(a).query(b)[1]
-    found = np.flatnonzero(np.isfinite(distance))
-    mutual = found[back[index[found]] == found]
-    return mutual, index[mutual]
-
-
-def _size(frame: dict[str, Any], sources: Sources) -> tuple[float, float]:
-    """Imaging pixels (width, height) of a frame's detector; of a camera without a file, what the detections span."""
-    try:
-        detector = instrument.load(frame["instrument"]).detector(frame["detector"])
-        return float(detector.width), float(detector.height)
-    except instrument.InstrumentError:
-        return float(np.ceil(sources.x.max())) + 1.0, float(np.ceil(sources.y.max())) + 1.0
 
 
 def _tied(problem: Problem, group: IntArray, enough: int) -> Mask:

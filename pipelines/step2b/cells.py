@@ -39,7 +39,7 @@ def sky_cell(ra: ArrayLike, dec: ArrayLike, size: float) -> IntArray:
     row = np.floor((np.asarray(dec, float) + 90.0) / step)
     columns = np.maximum(1.0, np.floor(360.0 * np.cos(np.radians((row + 0.5) * step - 90.0)) / step))
     column = np.minimum(np.floor(np.mod(np.asarray(ra, float), 360.0) / 360.0 * columns), columns - 1)
-    return row.astype(np.int64) * 2**32 + column.astype(np.int64)
+    return np.asarray(row.astype(np.int64) * 2**32 + column.astype(np.int64))
 
 
 def lot(cell: IntArray, salt: int) -> Array:
@@ -69,7 +69,7 @@ def mean_vectors(vectors: Array, label: IntArray, count: int) -> Array:
     """Mean direction (count, 3) of the unit vectors (N, 3) of each label; zero where a label has none."""
     total = np.stack([np.bincount(label, vectors[:, k], count) for k in range(3)], axis=1)
     length = np.linalg.norm(total, axis=1, keepdims=True)
-    return np.divide(total, length, out=np.zeros_like(total), where=length > 0)
+    return np.asarray(np.divide(total, length, out=np.zeros_like(total), where=length > 0))
 
 
 def crowded(vectors: Array, radius: float) -> NDArray[np.bool_]:

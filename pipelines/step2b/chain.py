@@ -44,7 +44,7 @@ class Chain:
     def focal_plane(self, frame: IntArray, x: Array, y: Array) -> Array:
         """Focal plane (N, 2) in degrees."""
         d = self.detector[frame]
-        return np.einsum("jk,jkc->jc", terms_of(*self.scaled(frame, x, y), self.order), self.device[d])
+        return np.asarray(np.einsum("jk,jkc->jc", terms_of(*self.scaled(frame, x, y), self.order), self.device[d]))
 
     def scaled(self, frame: IntArray, x: Array, y: Array) -> tuple[Array, Array]:
         """Pixels as fractions of the detector: -1 at its left (lower) edge, 1 at its right (upper)."""
@@ -65,12 +65,10 @@ class Chain:
         """The rotation of each visit's focal plane on the sky (V,), as a complex number of modulus 1; a flip aside."""
         a = self.affine
         z = (a[:, 0, 0] + a[:, 1, 1]) + 1.0j * (a[:, 1, 0] - a[:, 0, 1])
-        return z / np.abs(z)
+        return np.asarray(z / np.abs(z), complex)
 
 
-def link(
-    frames: list[dict[str, Any]], sky: list[tuple[Array, Array]], sizes: dict[int, tuple[float, float]], order: int
-) -> Chain:
+def link(frames: list[dict[str, Any]], sky: list[tuple[Array, Array]], sizes: dict[int, tuple[float, float]], order: int) -> Chain:
     """The chain behind frames (dicts with visit and detector), given where each one's grid() pixels fall on the ``sky``.
 
     Detector and visit maps are fitted in turn by least squares; then once more without the frames far from that solution.

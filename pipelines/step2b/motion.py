@@ -6,6 +6,8 @@ Astronomical Almanac, section C (low-precision Sun, good to 0.01 deg: 0.2 mas fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -24,17 +26,16 @@ def earth(mjd: ArrayLike) -> Array:
     return np.stack([-r * np.cos(longitude), -r * np.cos(obliquity) * y, -r * np.sin(obliquity) * y], axis=-1)
 
 
-def displacement(
-    ra: ArrayLike, dec: ArrayLike, pm_ra: Array, pm_dec: Array, parallax: Array, since: ArrayLike, mjd: ArrayLike
-) -> tuple[Array, Array]:
-    """How far (d_ra * cos(dec), d_dec), arcsec, stars are at ``mjd`` from their catalogue place of epoch ``since`` (MJD).
+def displacement(catalogue: Mapping[str, Array], mjd: ArrayLike) -> tuple[Array, Array]:
+    """How far (d_ra * cos(dec), d_dec), arcsec, stars are at ``mjd`` from their place in the catalogue.
 
-    ``ra``, ``dec`` deg; proper motions mas/yr (``pm_ra`` times cos(dec)), ``parallax`` mas; NaN counts as none.
+    ``catalogue`` has ``ra``, ``dec`` (deg), ``pm_ra`` (times cos(dec)), ``pm_dec`` (mas/yr), ``parallax`` (mas), ``epoch``
+    (MJD), each (N,); a motion or parallax that is NaN counts as none.
     """
-    a, d = np.radians(np.asarray(ra, float)), np.radians(np.asarray(dec, float))
-    years = (np.asarray(mjd, float) - np.asarray(since, float)) / YEAR
+    a, d = np.radians(catalogue["ra"]), np.radians(catalogue["dec"])
+    years = (np.asarray(mjd, float) - catalogue["epoch"]) / YEAR
     x, y, z = np.moveaxis(earth(mjd), -1, 0)
-    plx = np.nan_to_num(parallax)
-    east = plx * (x * np.sin(a) - y * np.cos(a)) + np.nan_to_num(pm_ra) * years
-    north = plx * ((x * np.cos(a) + y * np.sin(a)) * np.sin(d) - z * np.cos(d)) + np.nan_to_num(pm_dec) * years
+    pm_ra, pm_dec, parallax = (np.nan_to_num(catalogue[name]) for name in ("pm_ra", "pm_dec", "parallax"))
+    east = parallax * (x * np.sin(a) - y * np.cos(a)) + pm_ra * years
+    north = parallax * ((x * np.cos(a) + y * np.sin(a)) * np.sin(d) - z * np.cos(d)) + pm_dec * years
     return east / 1000.0, north / 1000.0

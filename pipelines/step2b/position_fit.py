@@ -54,7 +54,7 @@ class Level:
         for i in range(self.count):
             own = order[bounds[i] : bounds[i + 1]]
             blocks[i] = self.terms[own].T @ (self.terms[own] * weight[own, None]) + self.prior * np.eye(k)
-        return np.linalg.inv(blocks)
+        return np.asarray(np.linalg.inv(blocks), np.float64)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,5 @@ def components(problem: Problem, frames: int) -> IntArray:
     """The connected component of each frame (F,): frames are connected through the stars that count on both."""
     use = problem.weight > 0
     size = frames + len(problem.reference_weight)
-    edges = csr_array(
-        (np.ones(int(use.sum()), np.int8), (problem.frame[use], frames + problem.star[use])), shape=(size, size)
-    )
+    edges = csr_array((np.ones(int(use.sum()), np.int8), (problem.frame[use], frames + problem.star[use])), shape=(size, size))
     return np.asarray(connected_components(edges, directed=False)[1][:frames], np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -57,8 +57,10 @@ class Sources:
 
     def select(self, keep: NDArray[np.bool_]) -> Sources:
         """Some of the detections."""
-        arrays = (self.source, self.frame, self.x, self.y, self.ra, self.dec, self.flux, self.variance, self.good)
-        return Sources(*(a[keep] for a in arrays), self.frames, self.maps, self.scale)
+        columns = {
+            name: getattr(self, name)[keep] for name in ("source", "frame", "x", "y", "ra", "dec", "flux", "variance", "good")
+        }
+        return replace(self, **columns)
 
     def visit(self) -> IntArray:
         """Visit of each detection."""
@@ -101,9 +103,7 @@ def _common(
     if tied.all():
         return ra, dec, np.tile(IDENTITY, (len(frames), 1, 1)), tied
     position = 3600.0 * np.stack(project(ra, dec, *centre), axis=1)
-    maps, placed = register(
-        position[good], frame[good], flux[good], tied, how.reach_pixels * scale, 2.0 * scale, how.rotations
-    )
+    maps, placed = register(position[good], frame[good], flux[good], tied, how.reach_pixels * scale, 2.0 * scale, how.rotations)
     for f in np.flatnonzero(placed & ~tied):
         own = frame == f
         moved = transform(maps[f], position[own]) / 3600.0

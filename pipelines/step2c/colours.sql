@@ -1,5 +1,5 @@
 -- colour: of each star, from its own mean magnitudes where both are good, else from the reference catalogue.
--- inputs: residual (empty before the first solution), star, reference; $blue, $red: bands; $error: largest error of a mean
+-- inputs: residual (empty before the first solution), star, reference_magnitude; $blue, $red: bands; $error: largest error of a mean
 -- grain: one row per isolatedStarId
 CREATE OR REPLACE TEMP TABLE colour AS
 WITH own AS (

@@ -55,6 +55,10 @@ class Solution:
             result[start : start + 512] = np.sum(part * self.factor.solve(np.ascontiguousarray(part.T)).T, axis=1)
         return result
 
+    def unknown_variance(self) -> Array:
+        """Variance of each unknown (P,)."""
+        return self.variance(csr_array(diags_array(np.ones(len(self.unknowns)))))
+
     def block_variance(self) -> Array:
         """Variance of the zero point of each block (B,)."""
         return self.variance(self.terms[: self.terms.shape[0] // 2])

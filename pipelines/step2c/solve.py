@@ -47,7 +47,7 @@ class State:
 def calibrate(con: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, pa.Table]:
     """The products, from the inputs as views on ``con``. The same bits whatever the order of rows and the number of threads."""
     con.execute(statement("fixed_point"))
-    prepare(con, settings)
+    settings = prepare(con, settings)
     visits = con.sql("FROM visit ORDER BY visit").fetchnumpy()
     if not len(visits["visit"]):
         raise NoWork("no visit has a preliminary summary")
@@ -61,21 +61,18 @@ def calibrate(con: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, p
         con.execute(statement("weighted"), {**weigh, "pivot": pivot or 0.0})
         system = normal.assemble(con, len(blocks["block"]))
         solution = normal.solve(system, *_model(con, len(blocks["block"]), pivot is not None, settings))
-        zero, slope = np.split(solution.blocks, 2)
-        _residuals(con, zero, slope)
+        _residuals(con, solution)
         if number + 1 < settings.rounds:
-            judge(con, state, visits, blocks, zero, number, settings)
-    return products.make(con, settings, visits, blocks, system, solution, state.cloudy, state.scatter)
+            judge(con, state, visits, blocks, solution, number, settings)
+    return products.make(con, settings, blocks, system, solution)
 
 
 def _colours(con: duckdb.DuckDBPyConnection, settings: Settings, pivot: float | None) -> float | None:
     """Make the table ``colour``; returns the colour at which zero points hold, None where no star has a colour."""
     blue, red = settings.colour_bands
     con.execute(statement("colours"), {"blue": blue, "red": red, "error": settings.colour_error})
-    known = con.sql("SELECT median(colour), count(*) FROM colour").fetchone()
-    if known is None or not known[1]:
-        return None
-    return float(known[0]) if pivot is None else pivot
+    middle = con.sql("SELECT median(colour) FROM colour").fetchall()[0][0]
+    return middle if pivot is None or middle is None else pivot
 
 
 def _register(con: duckdb.DuckDBPyConnection, state: State) -> None:
@@ -93,7 +90,7 @@ def _register(con: duckdb.DuckDBPyConnection, state: State) -> None:
 def _model(con: duckdb.DuckDBPyConnection, blocks: int, colours: bool, s: Settings) -> tuple[csr_array, csr_array, Array, Array]:
     """Terms of the blocks in the unknowns, and prior knowledge: matrix, targets, errors."""
     con.execute(statement("unknowns"), {"colours": colours})
-    size = int(con.sql("SELECT count(*) FROM unknown").fetchone()[0])  # type: ignore[index]
+    size = int(con.sql("SELECT count(*) FROM unknown").fetchall()[0][0])
     term = con.execute(statement("terms"), {"airmass": s.airmass}).fetchnumpy()
     row = np.asarray(term["block"], np.int64) + blocks * np.asarray(term["part"], np.int64)
     terms = csr_array((np.asarray(term["value"], float), (row, term["number"])), shape=(2 * blocks, size))
@@ -107,15 +104,18 @@ def _model(con: duckdb.DuckDBPyConnection, blocks: int, colours: bool, s: Settin
     return terms, prior, np.asarray(known["target"], float)[first], np.asarray(known["error"], float)[first]
 
 
-def _residuals(con: duckdb.DuckDBPyConnection, zero: Array, slope: Array) -> None:
-    """Make the table ``residual`` of calibrations by block."""
+def _residuals(con: duckdb.DuckDBPyConnection, solution: normal.Solution) -> None:
+    """Make the table ``residual`` of this round, and ``solved`` of the unknowns."""
+    zero, slope = np.split(solution.blocks, 2)
     con.register("block_value", pa.table({"block": np.arange(len(zero), dtype=np.int32), "zero": zero, "slope": slope}))
     con.execute(statement("residuals"))
+    number = np.arange(len(solution.unknowns), dtype=np.int32)
+    con.register("solved", pa.table({"number": number, "value": solution.unknowns}))
 
 
 def judge(
-    con: duckdb.DuckDBPyConnection, state: State, visits: dict[str, Array], blocks: dict[str, Any], zero: Array, number: int,
-    settings: Settings,
+    con: duckdb.DuckDBPyConnection, state: State, visits: dict[str, Any], blocks: dict[str, Any],
+    solution: normal.Solution, number: int, settings: Settings,
 ) -> None:  # fmt: skip
     """After round ``number`` (from 0): clip, set unfit stars aside, measure the scatter of visits and who is photometric.
 
@@ -126,31 +126,34 @@ def judge(
     if number:
         con.execute(statement("star_quality"), {"star_chi2": settings.star_chi2})
     quality = con.sql(statement("visit_quality")).fetchnumpy()
-    seen = np.asarray(quality["visit"], np.int64)
     excess = np.nan_to_num(np.ma.filled(quality["excess"], 0.0))
-    state.scatter = dict(zip(seen.tolist(), excess.tolist(), strict=True))
-    spread = products.detector_spread(con)
-    level = clear_level(visits, blocks, zero)
+    state.scatter = dict(zip(quality["visit"].tolist(), excess.tolist(), strict=True))
+    spread = products.detector_residuals(con)[1]
+    level = clear_level(visits, blocks, solution.blocks)
     for band in sorted(state.night_spread):
-        own = (visits["band"] == band) & np.isin(visits["visit"], seen)
-        scatter = np.array([state.scatter[v] for v in visits["visit"][own].tolist()])
-        usual = 2.5 * float(np.median(scatter)) if number == 0 and len(scatter) else 0.0
-        limit = max(settings.cloud_scatter, usual)
-        for visit, noise in zip(visits["visit"][own].tolist(), scatter.tolist(), strict=True):
-            wide = max(noise, spread.get(visit, 0.0))
-            if visit in state.cloudy or wide > limit or level.get(visit, 0.0) < -settings.cloud_depth:
-                state.cloudy[visit] = max(wide, state.cloudy.get(visit, 0.0), settings.cloud_scatter)
-    state.night_spread = night_spread(con, state, settings)
+        seen = [v for v in visits["visit"][visits["band"] == band].tolist() if v in state.scatter]
+        wide = {v: max(state.scatter[v], float(np.sqrt(spread.get(v, 0.0)))) for v in seen}
+        limit = settings.cloud_scatter
+        if number == 0 and wide:
+            limit = max(2.0 * limit, 2.5 * float(np.median(list(wide.values()))))
+        for visit in seen:
+            covered = wide[visit] > limit or level[visit] < -settings.cloud_depth
+            if visit in state.cloudy or covered:
+                state.cloudy[visit] = max(wide[visit], state.cloudy.get(visit, 0.0), settings.cloud_scatter)
+    _register(con, state)
+    measured = con.sql(statement("night_spread")).fetchall()
+    state.night_spread |= {band: float(np.clip(value, 0.003, 0.05)) for band, value in measured}
 
 
-def clear_level(visits: dict[str, Array], blocks: dict[str, Any], zero: Array) -> dict[int, float]:
+def clear_level(visits: dict[str, Any], blocks: dict[str, Any], zero: Array) -> dict[int, float]:
     """Zero point of each visit, for one second at airmass 1, relative to the upper quartile of its band."""
-    whole = {v: zero[blocks["visit"] == v].mean() for v in visits["visit"].tolist()}
-    airmass = np.nan_to_num(np.ma.filled(visits["airmass"], 1.0), nan=1.0)
-    value = np.array([whole[v] for v in visits["visit"].tolist()])
-    value = value + visits["prior"] - visits["exposure"] + visits["extinction"] * (airmass - 1.0)
+    numbers, own = np.unique(np.asarray(blocks["visit"]), return_inverse=True)
+    means = np.bincount(own, zero[: len(own)]) / np.bincount(own)
+    airmass = np.ma.filled(visits["airmass"], 1.0)
+    value = means[np.searchsorted(numbers, visits["visit"])] + visits["prior"] - visits["exposure"]
+    value = value + visits["extinction"] * (airmass - 1.0)
     result: dict[int, float] = {}
-    for band in np.unique(visits["band"]):
+    for band in sorted(set(visits["band"])):
         own = visits["band"] == band
         top = float(np.quantile(value[own], 0.75))
         result |= dict(zip(visits["visit"][own].tolist(), (value[own] - top).tolist(), strict=True))

@@ -17,7 +17,7 @@ from pipelines.image import MASK, Image
 from pipelines.psf import PsfModel
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.step3.config import CoaddConfig
-from pipelines.step3.lanczos import grown
+from pipelines.step3.lanczos import Index, grown
 from pipelines.step3.outliers import BoolStack, FloatStack, psf_tolerance, rejected
 from pipelines.step3.warped_psf import fit_psf, noise_area, sample_grid
 
@@ -83,6 +83,9 @@ def average(
         mask |= np.where(keep[n], warp.mask & CARRIED, 0).astype(np.int16)
     empty = count == 0
     mask[empty] |= MASK["NO_DATA"]
+    # The core of a star that bleeds has no data in any warp; it is still known why.
+    for warp in warps:
+        mask[empty] |= warp.mask[empty] & MASK["SAT"]
     safe = np.where(empty, np.float32(np.nan), weight)
     mean, variance_of_mean = (total / safe).astype(np.float32), (noise / (safe * safe)).astype(np.float32)
     coadd = Image(mean, variance_of_mean, mask, warps[0].wcs, planes={"N_INPUT": count})
@@ -99,7 +102,7 @@ def average(
     return coadd
 
 
-def psf_stamps(warps: Sequence[Image], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def psf_stamps(warps: Sequence[Image], x: Index, y: Index) -> NDArray[np.float64]:
     """PSF stamps (N, positions, size, size) of all warps at positions of the patch, padded to the largest size."""
     models = [warp.psf for warp in warps if warp.psf is not None]
     size = max(model.size for model in models)
@@ -115,8 +118,8 @@ def coadd_psf(warps: Sequence[Image], weights: NDArray[np.float64], keep: BoolSt
     shape = warps[0].shape
     x, y = sample_grid(shape, config.psf_grid)
     reach = np.arange(-6, 7, 3)
-    rows = np.clip(y[:, None, None] + reach[:, None], 0, shape[0] - 1).astype(int)
-    columns = np.clip(x[:, None, None] + reach, 0, shape[1] - 1).astype(int)
+    rows = np.clip(y[:, None, None] + reach[:, None], 0, shape[0] - 1)
+    columns = np.clip(x[:, None, None] + reach, 0, shape[1] - 1)
     local = weights[:, None] * keep[:, rows, columns].mean(axis=(2, 3))
     total = local.sum(axis=0)
     here = total > 0

@@ -63,6 +63,6 @@ class MeasureConfig(Settings):
     stamp: float = 5.5  # half size of the stamps, sigma of the PSF
     extended_width: float = 0.15  # variance beyond the PSF's, as a part of it, that makes a source extended
     extended_sigma: float = 3.0  # significance of that
-    rounds: int = 3  # of fitting positions on the detection image; after the first, the residuals are searched too
+    rounds: int = 4  # of fitting positions on the detection image; after the second, the residuals are searched
     doubt: float = 0.15  # part of the subtracted light that a source found in the residuals must exceed
     min_distance: float = 0.8  # between sources, pixels

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.psf import PsfModel
+from pipelines.step3.lanczos import grown
 
 Array = NDArray[np.float64]
 FloatImage = NDArray[np.float32]
@@ -25,11 +26,15 @@ BoolImage = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Field:
-    """One image to measure on: ``image``, ``variance`` (ny, nx) with zeros where not ``valid``, and its PSF."""
+    """One image to measure on: ``image``, ``variance`` (ny, nx) with zeros where not ``valid``, and its PSF.
+
+    ``saturated`` pixels (and those beside them) are not valid: such stars are measured by their wings.
+    """
 
     image: FloatImage
     variance: FloatImage
     valid: BoolImage
+    saturated: BoolImage
     psf: PsfModel
 
     @property
@@ -40,7 +45,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Sub-pixel positions ``x``, ``y`` (N,) in raster order; ``footprints`` (ny, nx): connected significant pixels, 1, 2, ..."""
+    """Positions ``x``, ``y`` (N,); ``footprints`` (ny, nx): numbers 1, 2, ... of connected significant pixels."""
 
     x: Array
     y: Array
@@ -56,8 +61,11 @@ def combined(fields: Sequence[Field]) -> Field:
         total += w * field.image
         noise += w * w * field.variance
         weight += w * field.valid
-    valid = weight > 0
+    # Where one band is saturated, the others make no image of the same star.
+    saturated = np.logical_or.reduce([field.saturated for field in fields])
+    valid = (weight > 0) & ~saturated
     safe = np.where(valid, weight, np.float32(1))
+    total[~valid] = noise[~valid] = 0
     size = max(field.psf.size for field, _ in bands)
     x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 4), np.linspace(0, shape[0] - 1, 4)))
     stamps = np.zeros((len(x), size, size))
@@ -67,7 +75,7 @@ def combined(fields: Sequence[Field]) -> Field:
     flat = PsfModel(np.zeros((3, 1, 1)), 1, (shape[0], shape[1]))
     slopes = np.linalg.lstsq(flat.weights(x, y), stamps.reshape(len(x), -1), rcond=None)[0]
     psf = PsfModel(np.asarray(slopes.reshape(3, size, size), np.float64), 1, (shape[0], shape[1]))
-    return Field((total / safe).astype(np.float32), (noise / (safe * safe)).astype(np.float32), valid, psf)
+    return Field((total / safe).astype(np.float32), (noise / (safe * safe)).astype(np.float32), valid, saturated, psf)
 
 
 def background(image: FloatImage, valid: BoolImage, mesh: int) -> FloatImage:
@@ -79,8 +87,9 @@ def background(image: FloatImage, valid: BoolImage, mesh: int) -> FloatImage:
 def find_peaks(field: Field, threshold: float, fitted: FloatImage | None = None, doubt: float = 0.0) -> Peaks:
     """Peaks whose point-source signal to noise exceeds ``threshold`` on a background-subtracted detection image.
 
-    In a residual image (``fitted`` is what was subtracted), a peak must also exceed ``doubt`` times the light
-    subtracted about it: what is fainter may be the PSF model's error.
+    A saturated region is one source, at its middle. In a residual image (``fitted`` is what was subtracted) there are
+    no such, and a peak must also exceed ``doubt`` times the light subtracted about it: what is fainter may be the PSF
+    model's error.
     """
     ny, nx = field.image.shape
     sigma = field.psf.sigma((nx - 1) / 2, (ny - 1) / 2)
@@ -91,18 +100,25 @@ def find_peaks(field: Field, threshold: float, fitted: FloatImage | None = None,
     core, core_noise = core_amplitude(field.image, sigma)
     peaked = (core == ndimage.maximum_filter(core, 3, mode="constant")) & (point > threshold)
     peaked &= core > np.float32(3.0 * core_noise) * noise
-    footprints, count = ndimage.label(point > threshold, structure=np.ones((3, 3), bool))
-    if fitted is None:
-        # A footprint too faint or too flat to have a core is one source, at its most significant pixel.
-        bare = np.setdiff1d(np.arange(1, count + 1), footprints[peaked])
-        if len(bare):
-            where = np.array(ndimage.maximum_position(point, footprints, bare))
-            peaked[where[:, 0], where[:, 1]] = True
-    else:
+    # What seems to peak at the rim of a hole does so because of the hole.
+    peaked &= ~grown(field.saturated, int(np.ceil(2.0 * sigma)))
+    everywhere = np.ones((3, 3), bool)
+    footprints, count = ndimage.label((point > threshold) | field.saturated, structure=everywhere)
+    if fitted is not None:
         peaked &= smooth > np.float32(doubt) * ndimage.gaussian_filter(fitted, sigma, mode="constant", truncate=4.0)
+        rows, columns = np.nonzero(peaked)
+        dx, dy = vertex(core, rows, columns)
+        return Peaks(columns + dx, rows + dy, footprints)
+    holes, number = ndimage.label(field.saturated, structure=everywhere)
+    middles = np.array(ndimage.center_of_mass(field.saturated, holes, np.arange(1, number + 1))).reshape(number, 2)
+    # A footprint too faint or too flat to have a core is one source, at its most significant pixel.
+    bare = np.setdiff1d(np.arange(1, count + 1), np.concatenate([footprints[peaked], footprints[field.saturated]]))
+    if len(bare):
+        where = np.array(ndimage.maximum_position(point, footprints, bare))
+        peaked[where[:, 0], where[:, 1]] = True
     rows, columns = np.nonzero(peaked)
     dx, dy = vertex(core, rows, columns)
-    return Peaks(columns + dx, rows + dy, footprints)
+    return Peaks(np.concatenate([columns + dx, middles[:, 1]]), np.concatenate([rows + dy, middles[:, 0]]), footprints)
 
 
 def core_amplitude(image: FloatImage, sigma: float) -> tuple[FloatImage, float]:

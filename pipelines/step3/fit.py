@@ -16,7 +16,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from pipelines.psf import PsfModel
-from pipelines.step3.detect import Field, FloatImage
+from pipelines.step3.detect import FloatImage
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -122,7 +122,7 @@ def _blocks(matrix: sparse.csr_array, group: IntArray) -> Array:
     return np.where(key[at] == wanted, matrix.data[at], 0.0)
 
 
-def offsets(stamps: Stamps, cutouts: Array, amplitude: Array, valid: Array) -> tuple[Array, Array]:
+def offsets(stamps: Stamps, cutouts: Array, valid: Array) -> tuple[Array, Array]:
     """Moves (dx, dy) (N,), within half a pixel, that centre each PSF on its own light.
 
     First order in the move: cutout = f P - f (dx dP/dx + dy dP/dy), fitted with f free; the gradient is that of the
@@ -135,10 +135,5 @@ def offsets(stamps: Stamps, cutouts: Array, amplitude: Array, valid: Array) -> t
     normal += np.eye(3) * np.maximum(1e-6 * np.einsum("nii->n", normal), 1e-300)[:, None, None]
     right = np.einsum("nip,np->ni", flat, cutouts.reshape(len(basis), -1))
     answer = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
-    flux = np.where((answer[:, 0] > 0) & (amplitude > 0), answer[:, 0], np.inf)
+    flux = np.where(answer[:, 0] > 0, answer[:, 0], np.inf)
     return np.clip(answer[:, 1] / flux, -0.5, 0.5), np.clip(answer[:, 2] / flux, -0.5, 0.5)
-
-
-def residual(field: Field, fitted: FloatImage) -> FloatImage:
-    """Image minus model, zero where the image has no data."""
-    return np.asarray(np.where(field.valid, field.image - fitted, 0), np.float32)

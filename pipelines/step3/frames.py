@@ -7,31 +7,64 @@ known by its checksum, so what is kept is what would be read.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pipelines import skymap
-from pipelines.image import Image
-from pipelines.quantum import DatasetRef, Inputs
+import numpy as np
+from numpy.typing import NDArray
 
-KEEP_BYTES = 128 * 2**20
+from pipelines import skymap
+from pipelines.image import MASK, Image
+from pipelines.quantum import DatasetRef, Inputs
+from pipelines.step3.lanczos import FloatImage, fill, grown
+
+KEEP_BYTES = 192 * 2**20
 KEEP_TABLES = 8
 
-_images: OrderedDict[tuple[str, str], Image] = OrderedDict()
+#: Planes whose pixels hold no usable value. Saturated pixels are kept (a hole in every bright star would help nobody)
+#: and stay marked.
+UNUSABLE = MASK["BAD"] | MASK["CR"] | MASK["EDGE"] | MASK["NO_DATA"] | MASK["BLEED"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A detector image and what resampling needs of it: ``pixels`` without bad values, and which are ``lost``.
+
+    Lost are the unusable pixels and those beside them: any farther, and a kernel's weight on the bad pixel is too
+    small to matter, given what it was filled with.
+    """
+
+    image: Image
+    pixels: FloatImage
+    lost: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, image: Image) -> Frame:
+        wrong = ~np.isfinite(image.image) | ~(image.variance > 0)
+        bad = image.bad(UNUSABLE) | wrong
+        return cls(image, fill(image.image, (bad & ~image.bad(MASK["INTERPOLATED"])) | wrong, bad), grown(bad))
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + self.pixels.nbytes + self.lost.nbytes
+
+
+_frames: OrderedDict[tuple[str, str], Frame] = OrderedDict()
 _tables: OrderedDict[tuple[str, ...], list[dict[str, Any]]] = OrderedDict()
 
 
-def image(inputs: Inputs, ref: DatasetRef) -> Image:
-    """The image of ``ref``, not to be changed by the caller; raises DamagedInput or ImageError."""
+def frame(inputs: Inputs, ref: DatasetRef) -> Frame:
+    """The detector image of ``ref``, not to be changed by the caller; raises DamagedInput or ImageError."""
     if ref.file_checksum is None:
-        return Image.read(inputs.path(ref))
+        return Frame.of(Image.read(inputs.path(ref)))
     key = (str(inputs.root / ref.path), ref.file_checksum)
-    if key not in _images:
-        _images[key] = Image.read(inputs.path(ref))
-    _images.move_to_end(key)
-    while len(_images) > 1 and sum(kept.nbytes for kept in _images.values()) > KEEP_BYTES:
-        _images.popitem(last=False)
-    return _images[key]
+    if key not in _frames:
+        _frames[key] = Frame.of(Image.read(inputs.path(ref)))
+        while len(_frames) > 1 and sum(kept.nbytes for kept in _frames.values()) > KEEP_BYTES:
+            _frames.popitem(last=False)
+    _frames.move_to_end(key)
+    return _frames[key]
 
 
 def rows(inputs: Inputs, dataset_type: str) -> list[dict[str, Any]]:

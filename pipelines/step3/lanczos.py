@@ -21,6 +21,7 @@ from pipelines.wcs import SkyWcs
 
 Array = NDArray[np.float64]
 FloatImage = NDArray[np.float32]
+Index = NDArray[np.int64]
 
 TAPS = 6  # pixels that a Lanczos-3 kernel touches along one axis
 PHASES = 4096  # sub-pixel phases in the table of weights: 1e-4 pixel
@@ -40,11 +41,32 @@ class Footprint:
     y: Array
     area: Array
 
+    def has(self, x: Index, y: Index) -> NDArray[np.bool_]:
+        """Which target pixels (N,) lie in the box."""
+        x0, y0, x1, y1 = self.box
+        return (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+
+    def source_of(self, x: Index, y: Index) -> tuple[Array, Array]:
+        """Source coordinates (N,), (N,) of target pixels in the box."""
+        row, column = y - self.box[1], x - self.box[0]
+        return self.x[row, column], self.y[row, column]
+
+    def slopes(self, x: Index, y: Index) -> Array:
+        """d(source x, source y) / d(target x, target y) at target pixels in the box: (N, 2, 2)."""
+        ny, nx = self.x.shape
+        row, column = np.clip(y - self.box[1], 1, ny - 2), np.clip(x - self.box[0], 1, nx - 2)
+        return np.stack(
+            [
+                [0.5 * (plane[row, column + 1] - plane[row, column - 1]) for plane in (self.x, self.y)],
+                [0.5 * (plane[row + 1, column] - plane[row - 1, column]) for plane in (self.x, self.y)],
+            ]
+        ).transpose(2, 1, 0)
+
 
 def footprint(
     source: SkyWcs, source_shape: tuple[int, int], target: SkyWcs, target_shape: tuple[int, int], nodes: int = 8
 ) -> Footprint | None:
-    """The target pixels that the source image can reach and where they are in it; None where the two do not meet."""
+    """The target pixels that the source image can reach, and where they are in it; None where the two hardly meet."""
     height, width = source_shape
     edge = np.linspace(-0.5, 0.5, 5)
     px = np.concatenate([edge, edge, [-0.5] * 5, [0.5] * 5]) * width + 0.5 * (width - 1)
@@ -54,8 +76,8 @@ def footprint(
         return None  # on the far side of the sky
     x0, y0 = max(0, int(np.floor(tx.min()))), max(0, int(np.floor(ty.min())))
     x1, y1 = min(target_shape[1] - 1, int(np.ceil(tx.max()))), min(target_shape[0] - 1, int(np.ceil(ty.max())))
-    if x0 > x1 or y0 > y1:
-        return None
+    if x0 + 2 > x1 or y0 + 2 > y1:
+        return None  # too thin to hold a pixel with all of its neighbours
     column, to_columns, slope_x = _interpolation(x0, x1, nodes)
     row, to_rows, slope_y = _interpolation(y0, y1, nodes)
     sx, sy = source.sky_to_pixel(*target.pixel_to_sky(*np.meshgrid(column, row)))
@@ -123,16 +145,17 @@ def lanczos3(image: FloatImage, x: Array, y: Array) -> FloatImage:
     return result
 
 
-def fill(image: FloatImage, bad: NDArray[np.bool_]) -> FloatImage:
-    """``image`` with each bad pixel replaced by the Gaussian-weighted mean of good ones within two pixels (0 if none).
+def fill(image: FloatImage, holes: NDArray[np.bool_], bad: NDArray[np.bool_]) -> FloatImage:
+    """``image`` with holes replaced by the Gaussian-weighted mean of pixels within two that are not bad (0 if none).
 
-    Only to keep bad values out of the kernels of their neighbours: the bad pixels themselves stay masked.
+    Holes are bad pixels whose value is worse than a guess. This only keeps them out of the kernels of their neighbours:
+    they stay masked.
     """
-    if not bad.any():
+    if not holes.any():
         return image
-    filled = np.where(bad, np.float32(0), image)
-    padded, good = np.pad(filled, 2), np.pad(~bad, 2).astype(np.float32)
-    where = np.flatnonzero(np.pad(bad, 2))
+    filled = np.where(holes, np.float32(0), image)
+    padded, good = np.pad(np.where(bad, np.float32(0), filled), 2), np.pad(~bad, 2).astype(np.float32)
+    where = np.flatnonzero(np.pad(holes, 2))
     stride = padded.shape[1]
     total, weights = np.zeros(len(where), np.float32), np.zeros(len(where), np.float32)
     for dy in range(-2, 3):
@@ -140,7 +163,7 @@ def fill(image: FloatImage, bad: NDArray[np.bool_]) -> FloatImage:
             weight, at = np.float32(np.exp(-0.5 * (dx * dx + dy * dy))), where + dy * stride + dx
             total += weight * padded.ravel()[at]
             weights += weight * good.ravel()[at]
-    filled[bad] = np.divide(total, weights, out=np.zeros_like(total), where=weights > 0)
+    filled[holes] = np.divide(total, weights, out=np.zeros_like(total), where=weights > 0)
     return filled
 
 

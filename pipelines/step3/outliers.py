@@ -24,7 +24,7 @@ REACH = 3
 
 
 def median(stack: FloatStack) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Median over warps (N, ny, nx), NaN left out, and how many warps had a value; of two values the one nearer to zero.
+    """Median over warps (N, ny, nx) without NaN, and how many warps had a value; of two values the one nearer to zero.
 
     Of two that disagree one is wrong, and the sky's background is zero: what comes and goes, and what interpolation
     makes of it, is farther from that. NaN where there is no value.

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.image import MASK, Image
 from pipelines.psf import PsfModel
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.step3 import frames
 from pipelines.step3.config import WarpConfig
-from pipelines.step3.lanczos import fill, footprint, grown, lanczos3
+from pipelines.step3.frames import UNUSABLE, Frame
+from pipelines.step3.lanczos import Footprint, footprint, lanczos3
 from pipelines.step3.warped_psf import carried, carried_size, fit_psf, noise_area, sample_grid
 from pipelines.wcs import SkyWcs
 
@@ -27,10 +27,6 @@ NJY_ZERO_POINT = 31.4
 
 #: Columns of visit_summary that a warp's header repeats.
 OF_VISIT = ("instrument", "visit", "band", "physical_filter", "day_obs", "mjd_mid", "exposure_time")
-
-#: Planes whose pixels hold no usable value. Saturated pixels are kept (a hole in every bright star would help nobody)
-#: and stay marked.
-UNUSABLE = MASK["BAD"] | MASK["CR"] | MASK["EDGE"] | MASK["NO_DATA"] | MASK["BLEED"]
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
@@ -46,17 +42,21 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     if not refs:
         raise NoWork(f"visit {quantum.data_id['visit']}: no detector over patch {patch} has a usable calibration")
     warp = empty_warp((y1 - y0 + 1, x1 - x0 + 1), sky.patch_wcs(tract, patch))
-    detectors = [(frames.image(inputs, ref), rows[ref.data_id["detector"]]) for ref in refs]
-    used = [(image, row) for image, row in detectors if add_detector(warp, image, row)]
+    used = []
+    for ref in refs:
+        frame, row = frames.frame(inputs, ref), rows[ref.data_id["detector"]]
+        place = footprint(SkyWcs.from_json(row["wcs"]), frame.image.shape, sky.patch_wcs(tract, patch), warp.shape)
+        if place is not None and add_detector(warp, frame, place, row["zeroPoint"]):
+            used.append((frame, place, row))
     good = np.isfinite(warp.image)
     if np.count_nonzero(good) < config.min_pixels:
         raise NoWork(f"visit {quantum.data_id['visit']}: no usable pixel in patch {patch} of tract {tract}")
-    warp.psf = warp_psf(warp, used, config)
-    row = used[0][1]
+    warp.psf = warp_psf(warp, [(frame, place) for frame, place, _ in used], config)
+    row = used[0][2]
     warp.meta = {
         **{key: row[key] for key in OF_VISIT},
         "skymap": quantum.data_id["skymap"], "tract": tract, "patch": patch, "x0": x0, "y0": y0,
-        "photometric": all(r["photometric"] for _, r in used), "n_input": len(used),
+        "photometric": all(r["photometric"] for _, _, r in used), "n_input": len(used),
         "BUNIT": "nJy", "zeroPoint": NJY_ZERO_POINT,
         "weight": 1.0 / float(np.median(warp.variance[good])),
         "seeing": 2.3548 * float(np.sqrt(noise_area(warp.psf) / (4.0 * np.pi))) * sky.pixel_scale,
@@ -78,66 +78,51 @@ def empty_warp(shape: tuple[int, int], wcs: SkyWcs) -> Image:
     return Image(nothing, nothing.copy(), np.full(shape, MASK["NO_DATA"], np.int16), wcs)
 
 
-def add_detector(warp: Image, image: Image, row: Mapping[str, Any]) -> bool:
+def add_detector(warp: Image, frame: Frame, place: Footprint, zero_point: float) -> bool:
     """Interpolate one detector (electrons) into ``warp`` (nJy) in place; False when it adds no pixel.
 
-    Target pixels whose nearest source pixel is unusable, beside an unusable one, or beside the edge get no data:
-    any farther and the kernel's weight on the bad pixel is too small to matter, given what it was filled with.
+    Target pixels whose nearest source pixel is lost or beside the edge get no data.
     """
-    assert warp.wcs is not None
-    source = SkyWcs.from_json(row["wcs"])
-    place = footprint(source, image.shape, warp.wcs, warp.shape)
-    if place is None:
-        return False
+    image, (ny, nx) = frame.image, frame.image.shape
     x0, y0, x1, y1 = place.box
     box = (slice(y0, y1 + 1), slice(x0, x1 + 1))
-    ny, nx = image.shape
     inside = (place.x > 0.5) & (place.x < nx - 1.5) & (place.y > 0.5) & (place.y < ny - 1.5)
     inside &= np.isnan(warp.image[box])
     if not inside.any():
         return False
     x, y = place.x[inside], place.y[inside]
-    bad = image.bad(UNUSABLE) | ~np.isfinite(image.image) | ~(image.variance > 0)
     nearest = (y + 0.5).astype(np.intp) * nx + (x + 0.5).astype(np.intp)
-    keep = ~grown(bad).ravel()[nearest]
-    planes = image.mask.ravel()[nearest]
-    scale = 10.0 ** (0.4 * (NJY_ZERO_POINT - row["zeroPoint"]))
-    gain = (scale * place.area[inside]).astype(np.float32)
-    pixels = lanczos3(fill(image.image, bad), x, y) * gain
-    variance = image.variance.ravel()[nearest] * (gain * np.float32(scale))
-    _put(warp.image, box, inside, np.where(keep, pixels, np.float32(np.nan)))
-    _put(warp.variance, box, inside, np.where(keep, variance, np.float32(np.nan)))
-    _put(warp.mask, box, inside, np.where(keep, planes & ~UNUSABLE, planes | MASK["NO_DATA"]).astype(np.int16))
-    return bool(keep.any())
+    lost, planes = frame.lost.ravel()[nearest], image.mask.ravel()[nearest]
+    scale = np.float32(10.0 ** (0.4 * (NJY_ZERO_POINT - zero_point)))
+    gain = scale * place.area[inside].astype(np.float32)
+    pixels = lanczos3(frame.pixels, x, y) * gain
+    variance = image.variance.ravel()[nearest] * (gain * scale)
+    planes = np.where(lost, planes | MASK["NO_DATA"], planes & ~UNUSABLE)
+    pixels[lost] = variance[lost] = np.nan
+    for plane, values in ((warp.image, pixels), (warp.variance, variance), (warp.mask, planes)):
+        plane[box][inside] = values
+    return not lost.all()
 
 
-def _put(plane: NDArray[Any], box: tuple[slice, slice], inside: NDArray[np.bool_], values: NDArray[Any]) -> None:
-    plane[box][inside] = values
-
-
-def warp_psf(warp: Image, used: Sequence[tuple[Image, Mapping[str, Any]]], config: WarpConfig) -> PsfModel:
+def warp_psf(warp: Image, used: Sequence[tuple[Frame, Footprint]], config: WarpConfig) -> PsfModel:
     """The PSF of a warp from the models of its detectors, sampled on a grid of its pixels that have data."""
-    assert warp.wcs is not None
-    sources = [(image, SkyWcs.from_json(row["wcs"])) for image, row in used if image.psf is not None]
-    if not sources:
-        raise ValueError("no detector image has a PSF model; step 1 must write one")
-    size = max(carried_size(image.psf, source, warp.wcs) for image, source in sources if image.psf is not None)
     x, y = sample_grid(warp.shape, config.psf_grid)
     good = np.isfinite(warp.image)
-    covered = good[y.astype(int), x.astype(int)]
+    covered = good[y, x]
     if not covered.any():  # a sliver between grid points: its middle pixel
-        rows, columns = np.nonzero(good)
-        x, y = np.array([float(columns[len(columns) // 2])]), np.array([float(rows[len(rows) // 2])])
+        y, x = (pixels[[len(pixels) // 2]] for pixels in np.nonzero(good))
         covered = np.ones(1, bool)
     x, y = x[covered], y[covered]
+    sources = [(frame.image, place) for frame, place in used if frame.image.psf is not None]
+    size = max((carried_size(image.psf.size, place) for image, place in sources if image.psf is not None), default=0)
     stamps, done = np.zeros((len(x), size, size)), np.zeros(len(x), bool)
-    for image, source in sources:
-        assert image.psf is not None
-        sx, sy = source.sky_to_pixel(*warp.wcs.pixel_to_sky(x, y))
-        here = ~done & (sx > -0.5) & (sx < image.shape[1] - 0.5) & (sy > -0.5) & (sy < image.shape[0] - 0.5)
-        if here.any():
-            stamps[here] = carried(image.psf, source, warp.wcs, x[here], y[here], size)
+    for image, place in sources:
+        here = ~done & place.has(x, y)
+        sx, sy = place.source_of(x[here], y[here])
+        here[here] = (sx > -0.5) & (sx < image.shape[1] - 0.5) & (sy > -0.5) & (sy < image.shape[0] - 0.5)
+        if here.any() and image.psf is not None:
+            stamps[here] = carried(image.psf, place, x[here], y[here], size)
             done |= here
     if not done.any():
-        raise ValueError("the detectors that cover the patch have no PSF model; step 1 must write one")
+        raise ValueError("no detector image over the patch has a PSF model; step 1 must write one")
     return fit_psf(stamps[done], x[done], y[done], np.ones(np.count_nonzero(done)), warp.shape, config.psf_order)

@@ -12,35 +12,29 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from pipelines.psf import PsfModel
-from pipelines.step3.lanczos import interpolated_psf_operator
-from pipelines.wcs import SkyWcs, polynomial_terms
+from pipelines.step3.lanczos import Footprint, Index, interpolated_psf_operator
+from pipelines.wcs import polynomial_terms
 
 Array = NDArray[np.float64]
 
 
-def carried(psf: PsfModel, source: SkyWcs, target: SkyWcs, x: ArrayLike, y: ArrayLike, size: int) -> Array:
-    """PSF stamps (N, size, size), sum 1, at target positions (N,), of a detector with ``psf`` and WCS ``source``."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    step = 0.5
-    around = (np.stack([x, x + step, x - step, x, x]), np.stack([y, y, y, y + step, y - step]))
-    sx, sy = source.sky_to_pixel(*target.pixel_to_sky(*around))
-    stamps = psf.centred(sx[0], sy[0])
+def carried(psf: PsfModel, place: Footprint, x: Index, y: Index, size: int) -> Array:
+    """PSF stamps (N, size, size), sum 1, at target pixels (N,) in the footprint of a detector with ``psf``."""
+    stamps, slope = psf.centred(*place.source_of(x, y)), place.slopes(x, y)
     smooth = interpolated_psf_operator(psf.size)
     stamps = smooth @ stamps @ smooth.T
     offset = np.arange(size) - size // 2
     dx, dy = offset[None, None, :], offset[None, :, None]
-    # A linear map about the star: columns (d source / d target x) and (d source / d target y).
-    at_x = (sx[1] - sx[2])[:, None, None] * dx + (sx[3] - sx[4])[:, None, None] * dy + psf.size // 2
-    at_y = (sy[1] - sy[2])[:, None, None] * dx + (sy[3] - sy[4])[:, None, None] * dy + psf.size // 2
+    at_x, at_y = (slope[:, k, 0, None, None] * dx + slope[:, k, 1, None, None] * dy + psf.size // 2 for k in (0, 1))
     result = np.empty((len(x), size, size))
     for n in range(len(x)):
         ndimage.map_coordinates(stamps[n], [at_y[n], at_x[n]], output=result[n], order=5, mode="constant")
     return np.asarray(result / result.sum(axis=(1, 2), keepdims=True))
 
 
-def carried_size(psf: PsfModel, source: SkyWcs, target: SkyWcs) -> int:
-    """An odd stamp size that covers, in target pixels, what the detector's stamps cover on the sky."""
-    half = (psf.size // 2) * source.pixel_scale / target.pixel_scale
+def carried_size(size: int, place: Footprint) -> int:
+    """An odd stamp size that covers, in target pixels, what stamps of ``size`` source pixels cover on the sky."""
+    half = (size // 2) / float(np.sqrt(np.mean(place.area)))
     return 2 * max(3, int(np.ceil(half - 0.25))) + 1
 
 
@@ -63,10 +57,10 @@ def fit_psf(
     return PsfModel(solution.reshape(-1, *stamps.shape[1:]), order, shape)
 
 
-def sample_grid(shape: tuple[int, int], count: int) -> tuple[Array, Array]:
-    """A grid (count**2,) of pixel positions spread evenly over an image of ``shape``."""
+def sample_grid(shape: tuple[int, int], count: int) -> tuple[Index, Index]:
+    """A grid (count**2,), (count**2,) of pixels spread evenly over an image of ``shape``."""
     steps = (np.arange(count) + 0.5) / count
-    x, y = np.meshgrid(np.floor(steps * shape[1]), np.floor(steps * shape[0]))
+    x, y = np.meshgrid((steps * shape[1]).astype(np.int64), (steps * shape[0]).astype(np.int64))
     return x.ravel(), y.ravel()
 
 

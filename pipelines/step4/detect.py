@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import sep
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from pipelines.image import MASK, Image
 from pipelines.photometry import forced
@@ -21,7 +21,10 @@ class DetectSettings:
     """What counts as a difference source."""
 
     threshold: float = 5.0  # sigma
-    systematic: float = 0.01  # error of the subtraction of a source as a fraction of its flux; counts as noise
+    # Errors of the subtraction count as noise: as fractions of the flux of the template at the place, and of its greatest
+    # flux within four PSF sigmas, where the wings of bright stars leave rings.
+    systematic: float = 0.01
+    halo: float = 0.004
     aperture: float = 3.0  # radius, PSF sigmas
     chi2: float = 3.0  # limit of the reduced chi^2 of the PSF fit; more for bright sources
 
@@ -43,50 +46,53 @@ class DiaSources:
     bad: NDArray[np.bool_]
 
 
-def matched_filter(
-    image: NDArray[np.float32], weight: NDArray[np.float32], psf: Array
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Flux of a point source at each pixel and its inverse variance: sum(P w d) / sum(P^2 w), sum(P^2 w); w = 1/variance."""
-    half = psf.shape[0] // 2
-    padded = tuple(fft.next_fast_len(n + 2 * half, real=True) for n in image.shape)
-    here = (slice(half, half + image.shape[0]), slice(half, half + image.shape[1]))
+@dataclass(frozen=True)
+class Significance:
+    """``snr`` (ny, nx): signal to noise of a point source at each pixel; ``systematic`` (ny, nx): how much of its noise,
+    in units of the statistical error, is the error of the subtraction; ``scale``: true errors over the variance plane's."""
 
-    def correlated(plane: NDArray[np.float32], kernel: Array) -> NDArray[np.float32]:
-        flipped = kernel[::-1, ::-1].astype(np.float32)
-        return fft.irfft2(fft.rfft2(plane, padded) * fft.rfft2(flipped, padded), padded)[here]
-
-    information = np.maximum(correlated(weight, psf**2), 0)
-    # where hardly any of the PSF falls on usable pixels there is nothing to detect
-    seen = (
-        information > 0.05 * float((psf**2).sum()) * float(np.median(weight[weight > 0]))
-        if (weight > 0).any()
-        else information > 0
-    )
-    flux = np.divide(correlated(image * weight, psf), information, out=np.zeros_like(information), where=seen)
-    return flux, np.where(seen, information, np.float32(0))
+    snr: NDArray[np.float32]
+    systematic: NDArray[np.float32]
+    scale: float
 
 
-def significance(
-    difference: Image, template: NDArray[np.float32], settings: DetectSettings
-) -> tuple[NDArray[np.float32], float]:
-    """Signal to noise of a point source at each pixel (ny, nx), and the factor by which errors exceed the variance plane.
+def _correlated(plane: NDArray[np.float32], kernel: Array) -> NDArray[np.float32]:
+    """sum_u plane(p + u) kernel(u) at each pixel p."""
+    half = kernel.shape[0] // 2
+    padded = tuple(fft.next_fast_len(n + 2 * half, real=True) for n in plane.shape)
+    product = fft.rfft2(plane, padded) * fft.rfft2(kernel[::-1, ::-1].astype(np.float32), padded)
+    return np.asarray(fft.irfft2(product, padded)[half : half + plane.shape[0], half : half + plane.shape[1]])
 
-    The factor is the robust scatter of the map over blank sky: what the variance plane does not know (resampling, the visit
-    being part of the template) is measured. The noise has a term proportional to the flux of ``template`` there.
+
+def significance(difference: Image, template: Image, settings: DetectSettings) -> Significance:
+    """The matched filter sum(P w d) / sqrt(sum(P^2 w)), w = 1/variance, with noise that the variance plane does not know.
+
+    The scatter of the map over blank sky tells by how much errors exceed the variance plane (resampling, the visit being part
+    of the template); the flux of the template adds noise in proportion.
     """
     assert difference.psf is not None
     ny, nx = difference.shape
+    middle = ((nx - 1) / 2, (ny - 1) / 2)
+    sigma = difference.psf.sigma(*middle)
+    psf = _core(difference.psf.centred(*middle)[0], sigma)
     weight = np.where(difference.bad() | ~np.isfinite(difference.variance), np.float32(0), 1 / difference.variance)
-    psf = _core(difference.psf.centred((nx - 1) / 2, (ny - 1) / 2)[0], difference.psf.sigma((nx - 1) / 2, (ny - 1) / 2))
-    flux, information = matched_filter(np.where(weight > 0, difference.image, np.float32(0)), weight, psf)
-    known, _ = matched_filter(np.where(weight > 0, template, np.float32(0)), weight, psf)
-    snr = flux * np.sqrt(information)
-    systematic = settings.systematic * np.abs(known) * np.sqrt(information)
-    sky = (information > 0) & (systematic < 0.2)
-    sample = snr[sky] if sky.sum() > 1000 else snr[information > 0]
+    if not weight.any():
+        nothing = np.zeros(difference.shape, np.float32)
+        return Significance(nothing, nothing, 1.0)
+    information = _correlated(weight, psf**2)
+    # where hardly any of the PSF falls on usable pixels there is nothing to detect
+    seen = information > 0.05 * float((psf**2).sum()) * float(np.median(weight[weight > 0]))
+    root = np.sqrt(np.where(seen, information, np.float32(1)))
+    snr = np.where(seen, _correlated(np.where(weight > 0, difference.image, np.float32(0)) * weight, psf) / root, np.float32(0))
+    known = np.maximum(_correlated(np.where(template.bad(MASK["NO_DATA"]), np.float32(0), template.image), psf), 0)
+    around = ndimage.maximum_filter(known, 2 * int(np.ceil(4 * sigma)) + 1, mode="constant")
+    systematic = np.maximum(settings.systematic * known, settings.halo * around) * root / np.float32((psf**2).sum())
+    sky = seen & (systematic < 0.2)
+    sample = snr[sky] if sky.sum() > 1000 else snr[seen]
     scale = 1.4826 * float(np.median(np.abs(sample - np.median(sample)))) if len(sample) else 1.0
     scale = min(max(scale, 0.3), 5.0)
-    return snr / np.sqrt(scale**2 + systematic**2), scale
+    systematic /= np.float32(scale)
+    return Significance(snr / (np.float32(scale) * np.sqrt(1 + systematic**2)), systematic, scale)
 
 
 def _core(psf: Array, sigma: float) -> Array:
@@ -95,33 +101,30 @@ def _core(psf: Array, sigma: float) -> Array:
     return psf[half - radius : half + radius + 1, half - radius : half + radius + 1]
 
 
-def detect(difference: Image, science: Image, snr: NDArray[np.float32], settings: DetectSettings) -> DiaSources:
-    """Peaks of ``snr`` of either sign, measured on the difference and on the visit image."""
+def detect(difference: Image, science: Image, found: Significance, settings: DetectSettings) -> DiaSources:
+    """Peaks of significance of either sign, measured on the difference (its variance already scaled) and the visit image."""
     assert difference.psf is not None
     ny, nx = difference.shape
     sigma = difference.psf.sigma((nx - 1) / 2, (ny - 1) / 2)
-    radius = max(2, round(2 * sigma))
+    radius, snr = max(2, round(2 * sigma)), found.snr
     row, column = peaks.local_maxima(np.abs(snr), settings.threshold, radius)
     height = snr[row, column].astype(float)
     x, y = _centroids(snr, column, row)
     around = peaks.cutouts(snr, column, row, radius) * np.sign(height)[:, None, None]
     dipole = (
-        -around.min(axis=(1, 2)) > np.maximum(0.6 * settings.threshold, 0.35 * np.abs(height))
-        if len(row)
-        else np.zeros(0, bool)
+        -around.min(axis=(1, 2)) > np.maximum(0.6 * settings.threshold, 0.35 * np.abs(height)) if len(row) else np.zeros(0, bool)
     )
     fluxes, direct = forced(difference, x, y), forced(science, x, y)
     aperture, error = _apertures(difference, x, y, settings.aperture * sigma)
     with np.errstate(invalid="ignore"):
         ratio = np.abs(fluxes.flux) / fluxes.error
-        # a perfect PSF would leave chi^2 about 1; that of a bright source is known to a few per cent
-        misfit = fluxes.chi2 > settings.chi2 + (0.05 * ratio) ** 2
+        # a perfect PSF would leave chi^2 about 1; that of a bright source is known to a few per cent, and what the
+        # subtraction of a bright star leaves beside its change of flux is not an artefact
+        misfit = fluxes.chi2 > settings.chi2 + (0.05 * ratio) ** 2 + (3.0 * found.systematic[row, column]) ** 2
         seen = ratio >= settings.threshold
     bad = fluxes.flag | misfit | ~np.isfinite(ratio)
     saturated = peaks.cutouts((science.mask & MASK["SAT"]) != 0, column, row, radius).any(axis=(1, 2))
-    every = DiaSources(
-        x, y, fluxes.flux, fluxes.error, aperture, error, direct.flux, direct.error, ratio, dipole, bad | saturated
-    )
+    every = DiaSources(x, y, fluxes.flux, fluxes.error, aperture, error, direct.flux, direct.error, ratio, dipole, bad | saturated)
     return DiaSources(*(getattr(every, name)[seen] for name in every.__dataclass_fields__))
 
 

@@ -18,7 +18,7 @@ from scipy import fft
 
 from pipelines.image import MASK, UNUSABLE, Image
 from pipelines.psf import PsfModel
-from pipelines.resample import filled, psf_through, spread
+from pipelines.resample import filled_in, psf_through, spread
 from pipelines.step4 import peaks
 from pipelines.step4.matching_kernel import Basis, MatchingKernel, Stamps, fit
 from pipelines.wcs import polynomial_terms
@@ -60,23 +60,21 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     width, template_width = science.psf.sigma(*middle), template.psf.sigma(*middle)
     template_convolved = template_width <= width
     sharp, broad = (template, science) if template_convolved else (science, template)
-    kernel = match(sharp, broad, template, settings, max(width, template_width))
+    clean = _clean(sharp), _clean(broad)
+    kernel = match(clean[0], clean[1], template, settings, max(width, template_width))
     usable = ~science.bad() & ~template.bad(_TEMPLATE_PLANES)
-    sharp_pixels, broad_pixels = (np.where(i.bad(MASK["NO_DATA"]), 0, filled(i)[0]) for i in (sharp, broad))
     sharp_noise, broad_noise = (float(np.median(i.variance[usable])) if usable.any() else 1.0 for i in (sharp, broad))
 
     half = kernel.planes.shape[-1] // 2
     padded = tuple(fft.next_fast_len(n + 4 * half, real=True) for n in science.shape)
     here = (slice(0, ny), slice(0, nx))
-    spectrum = fft.rfft2(sharp_pixels, padded)
+    spectrum = fft.rfft2(clean[0].image, padded)
     convolved = np.zeros(science.shape, np.float32)
     for (p, q), plane in zip(polynomial_terms(kernel.order), kernel.planes, strict=True):
         term = fft.irfft2(spectrum * _centred_spectrum(plane, padded), padded)[here]
         convolved += term * np.outer(np.linspace(-1, 1, ny) ** q, np.linspace(-1, 1, nx) ** p).astype(np.float32)
     nothing = template.bad(MASK["NO_DATA"]) | science.bad(MASK["NO_DATA"])
-    pixels = np.where(
-        nothing, np.float32(0), broad_pixels - convolved if template_convolved else convolved - broad_pixels
-    )
+    pixels = np.where(nothing, np.float32(0), clean[1].image - convolved if template_convolved else convolved - clean[1].image)
 
     response = np.abs(_centred_spectrum(kernel.at(*middle)[0], padded))
     noise = max(sharp_noise, _LEAST_NOISE * broad_noise)
@@ -85,9 +83,8 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     pixels = fft.irfft2(fft.rfft2(pixels, padded) * whiten, padded)[here]
 
     edge = half // 2  # beyond it a kernel has next to nothing
-    near = spread(template.mask & _TEMPLATE_PLANES, edge)
-    mask = science.mask | (near & ~MASK["NO_DATA"])
-    mask[(near & MASK["NO_DATA"]) != 0] |= MASK["EDGE"]
+    mask = science.mask | (spread(template.mask & (_TEMPLATE_PLANES & ~MASK["NO_DATA"]), edge))
+    mask[spread(template.mask & MASK["NO_DATA"], edge) != 0] |= MASK["EDGE"]
     mask[nothing] |= MASK["NO_DATA"]
     for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
         mask[side] |= MASK["EDGE"]
@@ -99,6 +96,17 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     result.variance[hidden] = np.nan
     result.psf = _difference_psf(science.psf, None if template_convolved else kernel, _kernel_of(whiten, padded, half))
     return Difference(result, kernel, template_convolved)
+
+
+def _clean(image: Image) -> Image:
+    """The image with blemishes filled from their surroundings and 0 where it has no data."""
+    unknown = ~np.isfinite(image.image) | ~np.isfinite(image.variance)
+    bad = image.bad(UNUSABLE & ~MASK["SAT"] & ~MASK["EDGE"]) | unknown
+    hidden = image.bad(MASK["NO_DATA"])
+    pixels = filled_in(image.image, bad, bad & ~hidden, 2)
+    pixels[hidden] = 0
+    mask = np.where(unknown, image.mask | np.int16(MASK["NO_DATA"]), image.mask)
+    return Image(pixels, image.variance, mask, image.wcs, image.psf, image.meta)
 
 
 def match(sharp: Image, broad: Image, static: Image, settings: MatchSettings, width: float) -> MatchingKernel:
@@ -118,8 +126,8 @@ def _star_stamps(sharp: Image, broad: Image, static: Image, basis: Basis, size: 
     """Stamps around the brightest usable sources of ``static``, spread over the image; unusable pixels weigh nothing."""
     ny, nx = sharp.shape
     half, reach = size // 2, size // 2 + basis.half
-    bad = spread((sharp.bad() | ~np.isfinite(sharp.image)).astype(np.int16), 2) != 0
-    bad |= broad.bad() | ~np.isfinite(broad.image)
+    bad = spread(sharp.bad().astype(np.int16), 2) != 0
+    bad |= broad.bad()
     snr = np.where(bad, 0, static.image / np.sqrt(np.where(bad, 1, static.variance)))
     y, x = peaks.local_maxima(snr, settings.kernel_star_snr, 3)
     inside = (x >= reach) & (x < nx - reach) & (y >= reach) & (y < ny - reach)
@@ -130,13 +138,10 @@ def _star_stamps(sharp: Image, broad: Image, static: Image, basis: Basis, size: 
     x, y = x[clean], y[clean]
     chosen = peaks.spread_out(x, y, static.image[y, x], sharp.shape, cells=4, most=settings.kernel_stars)
     x, y = x[chosen], y[chosen]
-    before, after = (np.where(i.bad(MASK["NO_DATA"]), np.float32(0), filled(i)[0]) for i in (sharp, broad))
-    flux = peaks.cutouts(after, x, y, half).astype(float)
+    flux = peaks.cutouts(broad.image, x, y, half).astype(float)
     variance = np.where(bad, np.inf, sharp.variance + broad.variance)
     weight = 1.0 / (peaks.cutouts(variance, x, y, half) + (settings.kernel_star_error * flux) ** 2)
-    return Stamps(
-        peaks.cutouts(before, x, y, reach).astype(float), flux, weight, x.astype(float), y.astype(float), stars=True
-    )
+    return Stamps(peaks.cutouts(sharp.image, x, y, reach).astype(float), flux, weight, x.astype(float), y.astype(float), stars=True)
 
 
 def _model_stamps(sharp: PsfModel, broad: PsfModel, basis: Basis, size: int, settings: MatchSettings) -> Stamps:
@@ -169,7 +174,7 @@ def _centred_spectrum(kernel: NDArray[np.float64], padded: tuple[int, ...]) -> N
 def _kernel_of(spectrum: NDArray[np.float32], padded: tuple[int, ...], half: int) -> NDArray[np.float64]:
     """The kernel (2 half + 1, same) of a real, even spectrum."""
     plane = np.roll(fft.irfft2(spectrum, padded), (half, half), axis=(0, 1))
-    return plane[: 2 * half + 1, : 2 * half + 1].astype(float)
+    return np.asarray(plane[: 2 * half + 1, : 2 * half + 1], float)
 
 
 def _difference_psf(psf: PsfModel, kernel: MatchingKernel | None, whiten: NDArray[np.float64]) -> PsfModel:

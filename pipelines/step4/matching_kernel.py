@@ -142,12 +142,10 @@ class _Equations:
         """Reduced chi^2 (N,) for coefficients (K, M)."""
         local = self.terms @ coefficients.T
         fitted = np.einsum("ni,nij,nj->n", local, self.gram, local) - 2 * (local * self.moment).sum(axis=1)
-        return (self.square + fitted) / self.pixels
+        return np.asarray((self.square + fitted) / self.pixels)
 
 
-def fit(
-    basis: Basis, stars: Stamps, models: Stamps, order: int, shape: tuple[int, int], limit: float = 3.0
-) -> MatchingKernel:
+def fit(basis: Basis, stars: Stamps, models: Stamps, order: int, shape: tuple[int, int], limit: float = 3.0) -> MatchingKernel:
     """The kernel from stars and PSF models (either may be empty, not both: ValueError).
 
     Stars whose chi^2 is more than ``limit`` times the median (variables, neighbours that moved) are dropped, in three rounds.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 Index = NDArray[np.int64]
+T = TypeVar("T", bound=np.generic)
 
 
 def local_maxima(plane: NDArray[np.floating], threshold: float, radius: int) -> tuple[Index, Index]:
@@ -19,7 +22,7 @@ def local_maxima(plane: NDArray[np.floating], threshold: float, radius: int) -> 
     return y[first], x[first]
 
 
-def cutouts(plane: NDArray[np.generic], x: Index, y: Index, radius: int) -> NDArray[np.generic]:
+def cutouts(plane: NDArray[T], x: Index, y: Index, radius: int) -> NDArray[T]:
     """Boxes (N, 2 radius + 1, same) around pixels; 0 outside the plane."""
     padded = np.pad(plane, radius)
     return np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1, 2 * radius + 1))[y, x]
@@ -29,12 +32,10 @@ def box_sums(plane: NDArray[np.floating], x: Index, y: Index, radius: int) -> ND
     """Sums over the boxes of ``cutouts`` (N,), from one table of cumulative sums; the boxes must lie inside the plane."""
     table = np.pad(plane.cumsum(axis=0, dtype=float).cumsum(axis=1), ((1, 0), (1, 0)))
     low, high = (y - radius, x - radius), (y + radius + 1, x + radius + 1)
-    return table[high] - table[low[0], high[1]] - table[high[0], low[1]] + table[low]
+    return np.asarray(table[high] - table[low[0], high[1]] - table[high[0], low[1]] + table[low])
 
 
-def spread_out(
-    x: Index, y: Index, brightness: NDArray[np.floating], shape: tuple[int, int], cells: int, most: int
-) -> Index:
+def spread_out(x: Index, y: Index, brightness: NDArray[np.floating], shape: tuple[int, int], cells: int, most: int) -> Index:
     """Indices of the brightest, most / cells^2 (rounded up) from each of cells x cells parts of the image."""
     cell = (y * cells // shape[0]) * cells + x * cells // shape[1]
     order = np.lexsort((x, y, -np.asarray(brightness, float), cell))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 import sep
+from numpy.typing import NDArray
 
 from pipelines.image import MASK, UNUSABLE, Image
 from pipelines.photometry import nanojansky_per_electron
@@ -30,7 +31,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     detector = quantum.data_id["detector"]
     summary = inputs.table("visit_summary")
     rows = summary.filter(pc.equal(summary["detector"], detector)).to_pylist()
-    if not rows or rows[0]["zeroPoint"] is None:
+    if not rows or rows[0]["zeroPoint"] is None or not np.isfinite(rows[0]["zeroPoint"]):
         raise NoWork(f"visit {quantum.data_id['visit']} has no zero point for detector {detector}")
     row = rows[0]
     image = inputs.image("preliminary_visit_image")
@@ -54,7 +55,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     }
 
 
-def refined_background(image: Image, settings: Settings) -> np.ndarray:
+def refined_background(image: Image, settings: Settings) -> NDArray[np.float32]:
     """What is left of the background once sources are masked further out than at first; 0 where there is too little sky."""
     with np.errstate(invalid="ignore"):
         bright = image.image > settings.source_sigma * np.sqrt(image.variance)

@@ -39,14 +39,14 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
         raise NoWork(f"the templates of tract {quantum.data_id['tract']} have no pixel on this detector")
     difference = subtract(science, template, settings)
     image = difference.image
-    snr, scale = significance(image, template.image, settings)
-    image.variance *= np.float32(scale**2)
+    strength = significance(image, template, settings)
+    image.variance *= np.float32(strength.scale**2)
     image.meta |= {
-        "skymap": quantum.data_id["skymap"], "tract": quantum.data_id["tract"], "noise_scale": scale,
+        "skymap": quantum.data_id["skymap"], "tract": quantum.data_id["tract"], "noise_scale": strength.scale,
         "kernel_stars": difference.kernel.stars, "kernel_chi2": difference.kernel.chi2,
         "template_convolved": difference.template_convolved,
     }  # fmt: skip
-    found = detect(image, science, snr, settings)
+    found = detect(image, science, strength, settings)
     return {"difference_image": image, "dia_source": table(quantum, science, found)}
 
 
@@ -85,9 +85,7 @@ def table(quantum: Quantum, science: Image, found: DiaSources) -> pa.Table:
 def source_ids(visit: int, detector: int, tract: int, n: int) -> NDArray[np.int64]:
     """``n`` ids that no other (visit, detector, tract) has, up to a chance of about (number of them)^2 / 2^52."""
     if n > 1 << RUNNING_BITS:
-        raise ValueError(
-            f"{n} difference sources on one detector: the subtraction of visit {visit} detector {detector} failed"
-        )
+        raise ValueError(f"{n} difference sources on one detector: the subtraction of visit {visit} detector {detector} failed")
     digest = hashlib.sha256(f"{visit}|{detector}|{tract}".encode()).digest()
     high = int.from_bytes(digest[:8], "big") >> (RUNNING_BITS + 1)
     return (high << RUNNING_BITS) + np.arange(n, dtype=np.int64)

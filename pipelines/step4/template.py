@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from pipelines.image import MASK, Image
 from pipelines.psf import PsfModel
-from pipelines.resample import PixelMap, psf_through, resample, shared_box, warped_psf
+from pipelines.resample import PixelMap, filled_in, psf_through, resample, shared_box, spread, warped_psf
 from pipelines.wcs import SkyWcs
 
 #: Pixels of the tract kept around the detector's footprint, for the taps of the resampling kernel.
 _MARGIN = 8
+#: Holes of up to twice this width (pixels) are filled.
+_HOLE = 3
 #: The PSF is carried over at a grid of this many positions a side.
 _PSF_GRID = 6
 
@@ -70,8 +72,25 @@ def _joined(patches: Sequence[Image], wcs: SkyWcs, shape: tuple[int, int]) -> Im
             mine[here] = np.where(empty, theirs[there], mine[here])
     unknown = ~np.isfinite(joined.image) | ~np.isfinite(joined.variance)
     joined.mask[unknown] |= MASK["NO_DATA"]
-    joined.image[unknown] = 0
+    _close_holes(joined)
     return joined
+
+
+def _close_holes(joined: Image) -> None:
+    """Fill small holes from their surroundings, in place.
+
+    Where few visits overlap, a coadd may have rejected them all at the place of a transient: on just these pixels a
+    template is needed.
+    """
+    empty = joined.mask & MASK["NO_DATA"]
+    edge = spread(np.where(empty == 0, np.int16(1), np.int16(0)), _HOLE)
+    wide = spread(np.where(edge == 0, np.int16(1), np.int16(0)), _HOLE) != 0
+    hidden = empty != 0
+    holes = hidden & ~wide
+    joined.image = filled_in(joined.image, hidden, holes, _HOLE + 1)
+    joined.variance = filled_in(joined.variance, hidden, holes, _HOLE + 1)
+    joined.image[hidden & ~holes] = 0
+    joined.mask[holes] = (joined.mask[holes] & ~MASK["NO_DATA"]) | MASK["INTERPOLATED"]
 
 
 def _psf(patches: Sequence[Image], template: Image, wcs: SkyWcs, size: int) -> PsfModel:
@@ -98,9 +117,7 @@ def _psf(patches: Sequence[Image], template: Image, wcs: SkyWcs, size: int) -> P
     return psf_through(stamps, gx, gy, order, template.shape)
 
 
-def _nearest_patch(
-    patches: Sequence[Image], wcs: SkyWcs, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def _nearest_patch(patches: Sequence[Image], wcs: SkyWcs, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
     """For detector positions (N,), the number of the patch in whose pixels they are furthest from the edge."""
     distance = np.empty((len(patches), len(x)))
     ra, dec = wcs.pixel_to_sky(x, y)
@@ -109,4 +126,4 @@ def _nearest_patch(
         px, py = patch.wcs.sky_to_pixel(ra, dec)
         half_x, half_y = (patch.shape[1] - 1) / 2, (patch.shape[0] - 1) / 2
         distance[number] = np.maximum(np.abs(px - half_x) - half_x, np.abs(py - half_y) - half_y)
-    return distance.argmin(axis=0)
+    return np.asarray(distance.argmin(axis=0))

@@ -56,9 +56,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
         found = con.sql(_statement("dia_object"), params={"tract": tract}).to_arrow_table()
         con.register("found", found)
         association = con.sql(_statement("dia_association")).to_arrow_table()
-    columns = {c: found[c] for c in found.column_names} | nearest_object(
-        found, objects, settings.nearest_object * pixel
-    )
+    columns = {c: found[c] for c in found.column_names} | nearest_object(found, objects, settings.nearest_object * pixel)
     constant = {"tract": tract, "skymap": name}
     return {
         "dia_object": rows("dia_object", found.num_rows, constant, columns),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pyarrow as pa
 
 import schemas
-
 from pipelines.photometry import forced_rows
 from pipelines.quantum import Inputs, Payload, Quantum
 

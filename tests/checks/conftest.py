@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from lake.site import Lake
 from tests.checks import paper_lake
 

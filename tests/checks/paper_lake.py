@@ -1,7 +1,7 @@
-"""A campaign on paper: simulated inputs, the real graph, rules and publication, but products written down instead of computed.
+"""A campaign on paper: simulated inputs, the real graph, rules and publication, but products written, not computed.
 
-Two sites, two tracts, one of them processed at both. Products follow the simulator's truth (zero points off by a millimagnitude,
-positions by a fraction of a pixel), so that suites, accuracy and report have something to judge, in seconds.
+Two sites, two tracts, one of them processed at both. Products follow the simulator's truth (zero points off by a
+millimagnitude, positions by a fraction of a pixel), so that suites, accuracy and report have something to judge.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 import schemas
@@ -35,8 +34,8 @@ sites:
   FRDF: {tracts: [9470], also: [9469]}
 simulate:
   nights: [20260910, 20260912]
-  cloudy_nights: [20260912]
-  cloudy_visits: 0
+  cloudy_nights: []
+  cloudy_visits: 1
   bands: [g, r]
   epochs: 2
   exposure_time: 100.0
@@ -73,7 +72,7 @@ def always(task: str, quantum: dict[str, Any]) -> str:
 
 
 def make(root: Path, through: str | None = None, decide: Decide = always) -> Lake:
-    """The lake after all phases and steps, or after ``through`` (a step or phase); ``decide`` gives each quantum's state."""
+    """The lake after all phases and steps, or after ``through``; ``decide`` gives each quantum's state."""
     campaign = campaigns.parse(TEXT, "paper")
     lake = Lake.create(root, {"USDF": {"central": True, "cores": 4}, "FRDF": {"cores": 2}})
     pipeline = definition.load()
@@ -105,9 +104,7 @@ def make(root: Path, through: str | None = None, decide: Decide = always) -> Lak
 
 def move(lake: Lake, campaign: Campaign, phase: str) -> None:
     specs = placement.rules(phase, definition.load(), campaign, lake.central.name)
-    rules = [
-        movement.add_rule(lake, campaign.name, s.name, s.dataset_types, s.predicate, s.source, s.destination) for s in specs
-    ]
+    rules = [movement.add_rule(lake, campaign.name, s.name, s.dataset_types, s.predicate, s.source, s.destination) for s in specs]
     report = movement.run_rules(lake, rules)
     assert report.ok, report.stuck
 
@@ -134,12 +131,22 @@ def run(site: Site, campaign: Campaign, step: str, products: PaperProducts, deci
     datasets = write(site, rows, products)
     attempts = [
         {
-            "quantum_id": q["quantum_id"], "campaign": campaign.name, "step": step, "task": q["task"], "job": q["job"],
-            "attempt": 1, "state": states[q["quantum_id"]], "reason": None if states[q["quantum_id"]] == "succeeded" else "on paper",
-            "seconds": 0.1, "peak_memory_mb": 100.0, "host": "paper", "software": "paper", "at": datetime.now(UTC),
+            "quantum_id": q["quantum_id"],
+            "campaign": campaign.name,
+            "step": step,
+            "task": q["task"],
+            "job": q["job"],
+            "attempt": 1,
+            "state": states[q["quantum_id"]],
+            "reason": None if states[q["quantum_id"]] == "succeeded" else "on paper",
+            "seconds": 0.1,
+            "peak_memory_mb": 100.0,
+            "host": "paper",
+            "software": "paper",
+            "at": datetime.now(UTC),
         }
         for q in quanta
-    ]  # fmt: skip
+    ]
     batch = publish.Batch(registration.rows_with_ids(datasets), pa.Table.from_pylist(attempts, schemas.table("attempt").arrow))
     verdicts = set(publish.Publisher(site).publish(batch)["verdict"].to_pylist())
     assert verdicts <= {"accepted", "present"}, verdicts

@@ -17,15 +17,46 @@ from pipelines.wcs import SkyWcs
 
 Columns = dict[str, Any]
 PER_DETECTOR = {
-    "preliminary_detector_summary", "preliminary_visit_summary", "visit_summary", "photo_calib", "visit_detector_table",
-}  # fmt: skip
+    "preliminary_detector_summary",
+    "preliminary_visit_summary",
+    "visit_summary",
+    "photo_calib",
+    "visit_detector_table",
+}
 #: Values of columns that the makers below do not set.
 USUAL = {
-    "psfFwhm": 25.0, "psfSigma": 1.06, "airmass": 1.2, "magLim": 15.5, "zeroPointErr": 0.001, "skyBg": 900.0, "skyNoise": 30.0,
-    "nStar": 40, "exposure_time": 100.0, "expTime": 100.0, "chi2": 1.0, "nobs": 4, "nDetector": 2, "zeroPointScatter": 0.002,
-    "photo_source": "global", "wcs_source": "fit", "photometric": True, "absolute": True, "rms": 0.4, "rms_reserved": 0.5,
-    "snr": 50.0, "detect_isPrimary": True, "epoch": "20260910", "psfFluxErr": 5000.0, "psfDiffFluxErr": 5000.0,
-}  # fmt: skip
+    "psfFwhm": 25.0,
+    "psfSigma": 1.06,
+    "airmass": 1.2,
+    "magLim": 15.5,
+    "zeroPointErr": 0.001,
+    "skyBg": 900.0,
+    "skyNoise": 30.0,
+    "nStar": 40,
+    "exposure_time": 100.0,
+    "expTime": 100.0,
+    "chi2": 1.0,
+    "nobs": 4,
+    "nDetector": 2,
+    "zeroPointScatter": 0.002,
+    "photo_source": "global",
+    "wcs_source": "fit",
+    "photometric": True,
+    "absolute": True,
+    "rms": 0.4,
+    "rms_reserved": 0.5,
+    "snr": 50.0,
+    "detect_isPrimary": True,
+    "epoch": "20260910",
+    "psfFluxErr": 5000.0,
+    "psfDiffFluxErr": 5000.0,
+    "midpointMjdTai": 61293.0,
+    "instFlux": 1e5,
+    "instFluxErr": 500.0,
+    "psfFlux": 1e5,
+    "coord_ra": 0.5,
+    "nDiaSources": 1,
+}
 
 
 class PaperProducts:
@@ -36,18 +67,26 @@ class PaperProducts:
         self.camera = instruments.load(campaign.instrument)
         site = lake.central
         with delta.connect() as con:
-            for table in ("truth_star", "truth_transient", "truth_photo_calib", "truth_wcs", "visit", "visit_detector_patch"):
+            for table in (
+                "truth_star",
+                "truth_transient",
+                "truth_photo_calib",
+                "truth_wcs",
+                "visit",
+                "visit_detector_patch",
+            ):
                 delta.relation(con, site, table).create_view(table)
             self.stars = con.sql("FROM truth_star ORDER BY truthId").to_arrow_table()
             self.transients = con.sql("FROM truth_transient ORDER BY truthId").to_arrow_table()
             frames = con.sql(
                 "SELECT p.visit, p.detector, p.band, p.zeroPoint, p.photometric, w.wcs, v.mjd_mid, v.day_obs "
-                "FROM truth_photo_calib p JOIN truth_wcs w USING (visit, detector) JOIN visit v USING (visit) ORDER BY ALL"
+                "FROM truth_photo_calib p JOIN truth_wcs w USING (visit, detector) JOIN visit v USING (visit) "
+                "ORDER BY ALL"
             )
             self.frames = {(row[0], row[1]): row[2:] for row in frames.fetchall()}
-            touched = con.sql("SELECT DISTINCT visit, detector, tract FROM visit_detector_patch ORDER BY ALL").fetchall()
+            found = con.sql("SELECT DISTINCT visit, detector, tract FROM visit_detector_patch ORDER BY ALL").fetchall()
         self.tract_frames: dict[int, list[tuple[int, int]]] = {}
-        for visit, detector, tract in touched:
+        for visit, detector, tract in found:
             self.tract_frames.setdefault(tract, []).append((visit, detector))
 
     def rows(self, kind: str, row: Columns) -> pa.Table:
@@ -99,8 +138,9 @@ class PaperProducts:
             "zeroPoint": [f[1] + 0.001 * (-1) ** (row["visit"] + d) for f, d in zip(frames, detectors, strict=True)],
             "photometric": [f[2] for f in frames],
             "wcs": [SkyWcs.from_json(f[3]).shifted(0.02, -0.02).to_json() for f in frames],
-            "mjd_mid": [f[4] for f in frames], "expMidptMJD": [f[4] for f in frames],
-        }  # fmt: skip
+            "mjd_mid": [f[4] for f in frames],
+            "expMidptMJD": [f[4] for f in frames],
+        }
         for name, x, y in (("", 99.5, 99.5), ("0", 0, 0), ("1", 199, 0), ("2", 199, 199), ("3", 0, 199)):
             corners = [SkyWcs.from_json(f[3]).pixel_to_sky(x, y) for f in frames]
             columns |= {f"ra{name}": [float(c[0]) for c in corners], f"dec{name}": [float(c[1]) for c in corners]}
@@ -109,9 +149,14 @@ class PaperProducts:
     def _visit_table(self, row: Columns, rng: np.random.Generator) -> Columns:
         frame = self._detectors(row)
         return {
-            "visit": [row["visit"]], "zeroPoint": [np.median(frame["zeroPoint"])], "photometric": [frame["photometric"][0]],
-            "expMidptMJD": frame["mjd_mid"][:1], "obsStartMJD": frame["mjd_mid"][:1], "ra": frame["ra"][:1], "dec": frame["dec"][:1],
-        }  # fmt: skip
+            "visit": [row["visit"]],
+            "zeroPoint": [np.median(frame["zeroPoint"])],
+            "photometric": [frame["photometric"][0]],
+            "expMidptMJD": frame["mjd_mid"][:1],
+            "obsStartMJD": frame["mjd_mid"][:1],
+            "ra": frame["ra"][:1],
+            "dec": frame["dec"][:1],
+        }
 
     def _calib_flat(self, row: Columns, rng: np.random.Generator) -> Columns:
         return {"detector": [0, 1, 0, 1], "band": ["g", "g", "r", "r"], "offset": [0.01, -0.01, 0.005, -0.005]}
@@ -120,16 +165,23 @@ class PaperProducts:
         nights = sorted({(frame[0], frame[5]) for frame in self.frames.values()})
         zero = [np.mean([f[1] for f in self.frames.values() if (f[0], f[5]) == key]) for key in nights]
         return {
-            "band": [b for b, _ in nights], "day_obs": [d for _, d in nights], "zeroPoint": zero, "extinction": [0.1] * len(nights),
-            "fitted": [False] * len(nights), "nVisit": [2] * len(nights), "nPhotometric": [2] * len(nights),
-        }  # fmt: skip
+            "band": [b for b, _ in nights],
+            "day_obs": [d for _, d in nights],
+            "zeroPoint": zero,
+            "extinction": [0.1] * len(nights),
+            "fitted": [False] * len(nights),
+            "nVisit": [2] * len(nights),
+            "nPhotometric": [2] * len(nights),
+        }
 
     def _visit_wcs(self, row: Columns, rng: np.random.Generator) -> Columns:
         frames = self.tract_frames[row["tract"]]
         return {
-            "visit": [v for v, _ in frames], "detector": [d for _, d in frames],
-            "band": [self.frames[f][0] for f in frames], "wcs": [self.frames[f][3] for f in frames],
-        }  # fmt: skip
+            "visit": [v for v, _ in frames],
+            "detector": [d for _, d in frames],
+            "band": [self.frames[f][0] for f in frames],
+            "wcs": [self.frames[f][3] for f in frames],
+        }
 
     # -- stars ---------------------------------------------------------------------------------------------------------
 
@@ -141,15 +193,18 @@ class PaperProducts:
         stars = self._tract_stars(row["tract"])
         n = len(stars["truthId"])
         return {
-            "isolatedStarId": row["tract"] * 2**32 + np.arange(n), "coord_ra": stars["coord_ra"],
-            "coord_dec": stars["coord_dec"], "reserved": np.arange(n) % 10 == 0,
-        }  # fmt: skip
+            "isolatedStarId": row["tract"] * 2**32 + np.arange(n),
+            "coord_ra": stars["coord_ra"],
+            "coord_dec": stars["coord_dec"],
+            "reserved": np.arange(n) % 10 == 0,
+        }
 
     def _standard_star(self, row: Columns, rng: np.random.Generator) -> Columns:
         star, mags = self._isolated_star(row, rng), self._tract_stars(row["tract"])
         return {name: np.tile(values, 2) for name, values in star.items()} | {
-            "band": np.repeat(["g", "r"], len(star["coord_ra"])), "mag": np.concatenate([mags["g_mag"], mags["r_mag"]]),
-        }  # fmt: skip
+            "band": np.repeat(["g", "r"], len(star["coord_ra"])),
+            "mag": np.concatenate([mags["g_mag"], mags["r_mag"]]),
+        }
 
     def _isolated_star_association(self, row: Columns, rng: np.random.Generator) -> Columns:
         stars = self._tract_stars(row["tract"])
@@ -160,12 +215,18 @@ class PaperProducts:
             seen = np.flatnonzero((x > 5) & (x < 194) & (y > 5) & (y < 194) & (stars["kind"] == "star"))
             flux = 10 ** ((zero - stars[f"{band}_mag"][seen]) / 2.5)
             new = {
-                "isolatedStarId": row["tract"] * 2**32 + seen, "sourceId": visit * 2**24 + detector * 2**16 + seen,
-                "visit": np.full(len(seen), visit), "detector": np.full(len(seen), detector),
-                "band": np.full(len(seen), band), "physical_filter": np.full(len(seen), f"{band}_tiny"), "x": x[seen], "y": y[seen],
-                "instFlux": flux * (1 + 0.003 * rng.standard_normal(len(seen))), "instFluxErr": 0.003 * flux,
+                "isolatedStarId": row["tract"] * 2**32 + seen,
+                "sourceId": visit * 2**24 + detector * 2**16 + seen,
+                "visit": np.full(len(seen), visit),
+                "detector": np.full(len(seen), detector),
+                "band": np.full(len(seen), band),
+                "physical_filter": np.full(len(seen), f"{band}_tiny"),
+                "x": x[seen],
+                "y": y[seen],
+                "instFlux": flux * (1 + 0.003 * rng.standard_normal(len(seen))),
+                "instFluxErr": 0.003 * flux,
                 "instrument": np.full(len(seen), self.camera.name),
-            }  # fmt: skip
+            }
             for name, values in new.items():
                 parts.setdefault(name, []).append(values)
         return {name: np.concatenate(values) for name, values in parts.items()}
@@ -174,12 +235,18 @@ class PaperProducts:
         stars = self._tract_stars(row["tract"])
         mine = np.flatnonzero(np.arange(len(stars["truthId"])) % 4 == row["patch"] % 4)
         columns: Columns = {
-            "objectId": row["tract"] * 2**40 + row["patch"] * 2**32 + mine, "coord_ra": stars["coord_ra"][mine],
-            "coord_dec": stars["coord_dec"][mine], "refExtendedness": np.zeros(len(mine)),
-        }  # fmt: skip
+            "objectId": row["tract"] * 2**40 + row["patch"] * 2**32 + mine,
+            "coord_ra": stars["coord_ra"][mine],
+            "coord_dec": stars["coord_dec"][mine],
+            "refExtendedness": np.zeros(len(mine)),
+        }
         for band in "gr":
             flux = 10 ** ((31.4 - stars[f"{band}_mag"][mine]) / 2.5)
-            columns |= {f"{band}_psfFlux": flux * 1.002, f"{band}_psfFluxErr": flux / 300, f"{band}_psfFlux_flag": flux < 0}
+            columns |= {
+                f"{band}_psfFlux": flux * 1.002,
+                f"{band}_psfFluxErr": flux / 300,
+                f"{band}_psfFlux_flag": flux < 0,
+            }
         return columns
 
     # -- what changes --------------------------------------------------------------------------------------------------
@@ -190,7 +257,7 @@ class PaperProducts:
         return [(r["coord_ra"], r["coord_dec"], 10 ** ((31.4 - r["mag"]) / 2.5), r["mjd_start"], r["mjd_end"]) for r in table]
 
     def _dia_source(self, row: Columns, rng: np.random.Generator) -> Columns:
-        band, _, _, wcs, mjd, _ = self.frames[(row["visit"], row["detector"])]
+        _, _, _, wcs, mjd, _ = self.frames[(row["visit"], row["detector"])]
         found = []
         for n, (ra, dec, flux, begin, end) in enumerate(self._changing(row["tract"])):
             x, y = SkyWcs.from_json(wcs).sky_to_pixel(ra, dec)
@@ -202,9 +269,11 @@ class PaperProducts:
     def _dia_object(self, row: Columns, rng: np.random.Generator) -> Columns:
         found = self._changing(row["tract"])
         return {
-            "diaObjectId": [row["tract"] * 2**32 + n for n in range(len(found))], "coord_ra": [f[0] for f in found],
-            "coord_dec": [f[1] for f in found], "nDiaSources": [2] * len(found),
-        }  # fmt: skip
+            "diaObjectId": [row["tract"] * 2**32 + n for n in range(len(found))],
+            "coord_ra": [f[0] for f in found],
+            "coord_dec": [f[1] for f in found],
+            "nDiaSources": [2] * len(found),
+        }
 
     def _dia_object_forced_source(self, row: Columns, rng: np.random.Generator) -> Columns:
         found = self._changing(row["tract"])
@@ -212,9 +281,18 @@ class PaperProducts:
         mjd = self.frames[(row["visit"], detectors[0])][4]
         flux = [f[2] if f[3] <= mjd <= f[4] else 0.0 for f in found]
         return {
-            "diaObjectId": [row["tract"] * 2**32 + n for n in range(len(found))], "detector": detectors * len(found),
-            "midpointMjdTai": [mjd] * len(found), "psfFlux": flux, "psfDiffFlux": flux,
-        }  # fmt: skip
+            "diaObjectId": [row["tract"] * 2**32 + n for n in range(len(found))],
+            "detector": detectors * len(found),
+            "midpointMjdTai": [mjd] * len(found),
+            "psfFlux": flux,
+            "psfDiffFlux": flux,
+        }
 
     def _survey_metric(self, row: Columns, rng: np.random.Generator) -> Columns:
-        return {"metric": ["depth", "depth"], "band": ["g", "r"], "tract": [9469, 9469], "value": [15.5, 15.6], "unit": ["mag"] * 2}
+        return {
+            "metric": ["depth", "depth"],
+            "band": ["g", "r"],
+            "tract": [9469, 9469],
+            "value": [15.5, 15.6],
+            "unit": ["mag"] * 2,
+        }

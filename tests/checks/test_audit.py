@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
+
 from checks import audit
-from lake import delta, publish, registry, slices
+from lake import delta, publish, registry, slices, upkeep
 from lake.site import Lake, Site
 
 
@@ -24,6 +25,11 @@ def findings(site: Site) -> list[tuple[str, str]]:
 
 def states(report: audit.AuditReport) -> dict[str, str]:
     return {finding.path: finding.state for finding in report.findings}
+
+
+def rows_of_visit_5(site: Site) -> int:
+    with delta.connect() as con:
+        return len(con.sql(f"FROM ({delta.select(site, 'visit_table')}) WHERE visit = 5").fetchall())
 
 
 def flip(path: Path) -> None:
@@ -124,13 +130,11 @@ def test_orphans_go_and_nothing_registered_does(lake: Lake) -> None:
     uncommitted.write_bytes(b"a writer died before its commit")
     strays = sorted([site.relative(stray), unpublished, unregistered, site.relative(uncommitted)])
     assert sorted(states(audit.audit(site))) == strays
-    with delta.connect() as con:
-        assert con.sql(f"SELECT count(*) FROM ({delta.select(site, 'visit_table')}) WHERE visit = 5").fetchone() == (1,)
+    assert rows_of_visit_5(site) == 1
     assert sorted(audit.remove_orphans(site)) == strays
     assert audit.audit(site, deep=True).ok and audit.remove_orphans(site) == []
     assert all(p.exists() for p in before)
-    with delta.connect() as con:
-        assert con.sql(f"SELECT count(*) FROM ({delta.select(site, 'visit_table')}) WHERE visit = 5").fetchone() == (0,)
+    assert rows_of_visit_5(site) == 0
     assert {state for _, state in findings(site)} == {"orphan", "removed"}
 
 
@@ -145,8 +149,7 @@ def test_files_of_a_driver_at_work_are_spared(lake: Lake) -> None:
 def test_what_compaction_left_is_not_an_orphan(lake: Lake) -> None:
     site = lake.central
     with site.lock():
-        merged = delta.compact(site, "step", at_least=2) if hasattr(delta, "compact") else _compact(site)
-    assert merged > 1
+        assert upkeep.compact(site, "transfer", at_least=2) > 1
     assert audit.audit(site, deep=True).ok
 
 
@@ -170,12 +173,6 @@ def test_a_registry_with_a_missing_part_is_reported_not_stumbled_over(lake: Lake
     part.unlink()
     report = audit.audit(site, deep=True)
     assert states(report) == {site.relative(part): "lost"}
-
-
-def _compact(site: Site) -> int:
-    from lake import upkeep
-
-    return upkeep.compact(site, "step", at_least=2)
 
 
 def _slice(lake: Lake, name: str = "a") -> tuple[str, dict[str, object], pa.Table]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,23 @@ DIMENSIONS = {name: dimensions for name, (dimensions, _) in TYPES.items()}
 NIGHT = 20260101
 
 
-def make(root: Path, visits: int = 2, detectors: int = 3, sites: str = "USDF LANCS FRDF") -> Lake:
-    """Sites of which the first is central and knows ``visits`` visits (1..n, tract 9469 + visit % 2) and ``detectors``."""
-    names = sites.split()
-    lake = Lake.create(root, {name: {"central": name == names[0]} for name in names})
-    site = lake.central
-    registry.register_dataset_types(site, TYPES)
-    add_dimensions(site, range(1, visits + 1), detectors)
-    return lake
+def make(root: Path, visits: int = 2, detectors: int = 3, raws: bool = False) -> Lake:
+    """USDF, central, LANCS and FRDF; USDF knows ``visits`` visits (1..n, tract 9469 + visit % 2) and has their raws."""
+    shutil.copytree(_template(visits, detectors, raws), root)
+    return Lake.open(root)
+
+
+@cache
+def _template(visits: int, detectors: int, raws: bool) -> Path:
+    """The lake that make() copies, made once: a lake does not know where it lies."""
+    folder = tempfile.TemporaryDirectory(prefix="small-lake-")
+    atexit.register(folder.cleanup)
+    lake = Lake.create(Path(folder.name) / "lake", {"USDF": {"central": True}, "LANCS": {}, "FRDF": {}})
+    registry.register_dataset_types(lake.central, TYPES)
+    add_dimensions(lake.central, range(1, visits + 1), detectors)
+    if raws:
+        add_raws(lake.central, range(1, visits + 1), detectors)
+    return lake.root
 
 
 def add_dimensions(site: Site, visits: range, detectors: int = 3) -> None:
@@ -39,7 +52,9 @@ def add_dimensions(site: Site, visits: range, detectors: int = 3) -> None:
     night = {"instrument": "Cam", "day_obs": NIGHT, "physical_filter": "r_cam", "band": "r", "exposure_time": 30.0}
     insert(site, "exposure", [night | {"exposure": v, "observation_type": "science"} for v in visits])
     insert(
-        site, "visit", [night | {"visit": v, "exposure": v, "mjd_mid": 60000.0 + v, "ra": 0.0, "dec": 0.0} for v in visits]
+        site,
+        "visit",
+        [night | {"visit": v, "exposure": v, "mjd_mid": 60000.0 + v, "ra": 0.0, "dec": 0.0} for v in visits],
     )
     insert(
         site,
@@ -60,8 +75,8 @@ def visit_row(kind: str, run: str, visit: int, **values: Any) -> dict[str, Any]:
     """A row of ``dataset`` for a visit, without its file."""
     row = dict.fromkeys(schemas.table("dataset").arrow.names)
     return row | {
-        "dataset_type": kind, "run": run, "instrument": "Cam", "exposure": visit, "visit": visit, "physical_filter": "r_cam",
-        "band": "r", "day_obs": NIGHT, "origin": "USDF", "dataset_id": "",
+        "dataset_type": kind, "run": run, "instrument": "Cam", "exposure": visit, "visit": visit,
+        "physical_filter": "r_cam", "band": "r", "day_obs": NIGHT, "origin": "USDF", "dataset_id": "",
     } | values  # fmt: skip
 
 
@@ -77,9 +92,7 @@ def add_raws(site: Site, visits: range, detectors: int = 3, size: int = 2000) ->
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((seed * (size // 32 + 1))[:size])
             checksum = datastore.checksum(target)
-            rows.append(
-                row | {"path": path, "bytes": size, "file_bytes": size, "checksum": checksum, "file_checksum": checksum}
-            )
+            rows.append(row | {"path": path, "bytes": size, "file_bytes": size, "checksum": checksum, "file_checksum": checksum})
     register(site, rows)
     return [row["path"] for row in rows]
 

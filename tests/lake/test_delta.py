@@ -28,8 +28,7 @@ def site(tmp_path: Path) -> Site:
 
 def metrics(*values: float, **columns: Any) -> pa.Table:
     rows = [
-        {"campaign": "c", "metric": "m", "value": v, "at": START + timedelta(seconds=i)} | columns
-        for i, v in enumerate(values)
+        {"campaign": "c", "metric": "m", "value": v, "at": START + timedelta(seconds=i)} | columns for i, v in enumerate(values)
     ]
     return pa.Table.from_pylist(rows, schema=schemas.table("metric").arrow)
 
@@ -227,7 +226,7 @@ def test_tables_that_would_be_read_wrongly_are_refused(site: Site, configuration
         if "metaData" in line:
             line["metaData"]["configuration"] |= configuration
     first.write_text("\n".join(json.dumps(line) for line in lines))
-    with pytest.raises(DeltaError, match="site A: table metric (uses|cannot be opened)"):
+    with pytest.raises(DeltaError, match=r"site A: table metric (uses|cannot be opened)"):
         delta.files(site, "metric")
 
 
@@ -248,6 +247,6 @@ def test_a_read_only_site_gives_one_line(site: Site, monkeypatch: pytest.MonkeyP
 
     delta.append(site, "metric", metrics(1.0))
     monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(DeltaError, match="^site A: table metric cannot be written: No space left on device$"):
+    with pytest.raises(DeltaError, match=r"^site A: table metric cannot be written: No space left on device$"):
         delta.append(site, "metric", metrics(2.0))
     assert values(site) == [1.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import small_lake
 
-from lake import delta, dimensions, ingester, movement, query, registry, transfer_log
+from lake import delta, dimensions, ingester, movement, query, registry, transfer_log, upkeep
 from lake.ingester import Ingested, ingest
 from lake.site import Lake
 from lake.sql import statement
@@ -20,12 +21,8 @@ from lake.transfer_log import Event
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     """Raws of two visits at the centre, and their files, but nothing registered, at LANCS."""
-    lake = small_lake.make(tmp_path / "lake")
-    paths = small_lake.add_raws(lake.central, range(1, 3))
-    for path in paths:
-        target = lake.site("LANCS").path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(lake.central.path(path).read_bytes())
+    lake = small_lake.make(tmp_path / "lake", raws=True)
+    shutil.copytree(lake.central.path("files"), lake.site("LANCS").path("files"), dirs_exist_ok=True)
     return lake
 
 
@@ -102,9 +99,10 @@ def test_a_rule_waits_for_parked_datasets_and_then_is_satisfied(lake: Lake, monk
     rule = raws(lake)
     report = movement.run_rules(lake, [rule])
     assert "parked: instrument Cam is not known at LANCS" in report.stuck[0].reason
+    again = movement.run_rules(lake, [rule])
+    assert again.stuck and count(lake, "SELECT count(*) FROM parked") == 6
     monkeypatch.undo()
-    know_everything(lake)
-    report = movement.run_rules(lake, [rule])
+    report = movement.run_rules(lake, [rule])  # now it knows them: they travel, and what waited is admitted
     assert (report.rules[0].state, report.files) == ("OK", 0)
 
 
@@ -129,9 +127,7 @@ def test_a_file_that_came_for_nothing_is_dropped(lake: Lake) -> None:
             registry.register_dataset_types(lake.site(name), small_lake.TYPES)
             small_lake.add_dimensions(lake.site(name), range(1, 3))
         small_lake.add_visit_tables(lake.site(name), range(1, 3))
-    rules = [
-        movement.add_rule(lake, "c", "tables", ["visit_table"], "true", name, "LANCS") for name in ("USDF", "FRDF")
-    ]
+    rules = [movement.add_rule(lake, "c", "tables", ["visit_table"], "true", name, "LANCS") for name in ("USDF", "FRDF")]
     report = movement.run_rules(lake, rules)
     assert report.ok
     assert count(lake, "SELECT count(*) FROM dataset WHERE dataset_type = 'visit_table'") == 2
@@ -146,8 +142,8 @@ def test_a_swept_log_is_read_as_it_stands(lake: Lake) -> None:
         paths = con.table("SELECT path FROM manifest ORDER BY path")["path"].to_pylist()
     for path in paths:
         report_verified(lake, rule, [path])
-    assert delta.compact(site, "transfer", at_least=2) == 6
-    delta.sweep(site, "transfer", older_than=-1)
+    assert upkeep.compact(site, "transfer", at_least=2) == 6
+    upkeep.sweep(site, "transfer", older_than=-1)
     assert ingest(site) == Ingested(accepted=6, files=6)
     assert ingest(site) == Ingested()
 
@@ -164,7 +160,10 @@ def test_the_place_is_in_the_log_itself(lake: Lake) -> None:
 def test_two_at_once_register_everything_once(lake: Lake) -> None:
     know_everything(lake)
     report_verified(lake, raws(lake))
-    code = "import sys; from lake.site import Lake; from lake.ingester import ingest; print(ingest(Lake.open(sys.argv[1]).site('LANCS')).accepted)"
+    code = (
+        "import sys; from lake.site import Lake; from lake.ingester import ingest; "
+        "print(ingest(Lake.open(sys.argv[1]).site('LANCS')).accepted)"
+    )
     command = [sys.executable, "-c", code, str(lake.root)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert sorted(int(process.communicate()[0]) for process in both) == [0, 6]

@@ -17,9 +17,7 @@ TRACT = "visit IN (SELECT visit FROM visit_detector_patch WHERE tract = 9469)"
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = small_lake.make(tmp_path / "lake")
-    small_lake.add_raws(lake.central, range(1, 3))
-    return lake
+    return small_lake.make(tmp_path / "lake", raws=True)
 
 
 def raws(lake: Lake, predicate: str = "true", source: str = "USDF", destination: str = "LANCS") -> movement.Rule:
@@ -33,7 +31,7 @@ def ids(lake: Lake, site: str, kind: str = "raw") -> list[str]:
 
 
 def states(lake: Lake, site: str, path: str) -> list[str]:
-    sql = 'SELECT state FROM transfer WHERE path = $path ORDER BY "at", state = \'verified\''
+    sql = "SELECT state FROM transfer WHERE path = $path ORDER BY \"at\", state = 'verified'"
     with query.connect(lake, [site]) as con:
         return con.table(sql, {"path": path})["state"].to_pylist()
 
@@ -70,7 +68,10 @@ def test_dimension_records_types_and_certifications_come_too(lake: Lake) -> None
     assert dimensions.read(there, "detector").num_rows == 3
     assert set(registry.dataset_types(there)) == {"raw", "flat"}
     with query.connect(lake, ["LANCS"]) as con:
-        assert con.table("SELECT collection FROM collection_now ORDER BY ALL")["collection"].to_pylist() == ["c", "c/calib"]
+        assert con.table("SELECT collection FROM collection_now ORDER BY ALL")["collection"].to_pylist() == [
+            "c",
+            "c/calib",
+        ]
         assert con.table("FROM certification").num_rows == 1
 
 
@@ -236,5 +237,17 @@ def test_rules_as_they_stand(lake: Lake) -> None:
     assert movement.rules(lake, campaign="other") == []
     with query.connect(lake) as con:
         [row] = con.table("FROM rule_progress").to_pylist()
-    assert (row["site"], row["files"], row["ingested"], row["bytes"], row["bytes_done"]) == ("LANCS", 6, 6, 12000, 12000)
+    assert (row["site"], row["files"], row["ingested"], row["bytes"], row["bytes_done"]) == (
+        "LANCS",
+        6,
+        6,
+        12000,
+        12000,
+    )
     assert row["rate"] > 0 and row["eta"] == 0
+
+
+def test_a_predicate_may_look_into_the_registry(lake: Lake) -> None:
+    small_lake.add_visit_tables(lake.central, range(2, 3))
+    rule = raws(lake, "visit IN (SELECT visit FROM dataset WHERE dataset_type = 'visit_table')")
+    assert rule.files == 3

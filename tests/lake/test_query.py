@@ -202,7 +202,7 @@ def test_no_file_outside_the_lake(lake: Lake, sql: str) -> None:
 
 
 def test_a_misspelt_table_is_guessed(lake: Lake) -> None:
-    with query.connect(lake) as con, pytest.raises(QueryError, match="did you mean .*object"):
+    with query.connect(lake) as con, pytest.raises(QueryError, match=r"did you mean .*object"):
         con.table("SELECT * FROM objct")
 
 

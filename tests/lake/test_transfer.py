@@ -104,9 +104,7 @@ def test_deliver_reports_every_order(tmp_path: Path) -> None:
         replica.parent.mkdir(exist_ok=True)
         replica.write_bytes(content if i != 7 else b"other")
         target = tmp_path / "site" / "files" / "run" / f"{i}.fits"
-        orders.append(
-            Order(f"files/run/{i}.fits", "USDF", replica, target, len(content), hashlib.sha256(content).hexdigest())
-        )
+        orders.append(Order(f"files/run/{i}.fits", "USDF", replica, target, len(content), hashlib.sha256(content).hexdigest()))
     done = [delivery for batch in deliver(iter(orders)) for delivery in batch]
     assert sorted(d.order.path for d in done) == sorted(o.path for o in orders)
     failed = [d for d in done if d.error is not None]

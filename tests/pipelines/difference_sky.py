@@ -26,9 +26,7 @@ NJY = 10 ** ((31.4 - ZERO_POINT) / 2.5)
 SKY_ELECTRONS = 400.0
 
 
-def moffat_psf(
-    fwhm: float, ellipticity: float, slope: float, seed: int, shape: tuple[int, int] = (SIZE, SIZE)
-) -> PsfModel:
+def moffat_psf(fwhm: float, ellipticity: float, slope: float, seed: int, shape: tuple[int, int] = (SIZE, SIZE)) -> PsfModel:
     """An elliptical Moffat PSF (beta 3.5) whose width and shape change over the image."""
     half = 12
     dy, dx = np.mgrid[-half : half + 1, -half : half + 1]
@@ -66,9 +64,7 @@ def detector_wcs(dx: float, dy: float, rotation: float) -> SkyWcs:
     c, s = np.cos(rotation) * SCALE, np.sin(rotation) * SCALE
     centre = (SIZE - 1) / 2
     ra, dec = skymap.load("demo_rings").tract_centre(TRACT)
-    return SkyWcs(
-        (float(ra), float(dec)), (centre + dx, centre + dy), (-c, s, s, c), 2, (2e-6, 1e-6, -1e-6), (-1e-6, 2e-6, 1e-6)
-    )
+    return SkyWcs((float(ra), float(dec)), (centre + dx, centre + dy), (-c, s, s, c), 2, (2e-6, 1e-6, -1e-6), (-1e-6, 2e-6, 1e-6))
 
 
 def field_sources(seed: int, stars: int, galaxies: int, faint: float = 3e3, bright: float = 3e6) -> Sources:
@@ -121,9 +117,7 @@ def observe(visit: Visit, sources: Sources, extra: Sources | None = None) -> Ima
         "day_obs": 20260101, "mjd_mid": 61000.0 + visit.number, "exposure_time": 30.0, "airmass": 1.2, "BUNIT": "nJy",
         "zeroPoint": ZERO_POINT,
     }  # fmt: skip
-    return Image(
-        (noisy * NJY).astype(np.float32), (electrons * NJY**2).astype(np.float32), mask, visit.wcs, visit.psf, meta
-    )
+    return Image((noisy * NJY).astype(np.float32), (electrons * NJY**2).astype(np.float32), mask, visit.wcs, visit.psf, meta)
 
 
 def coadd(images: list[Image], psfs: list[PsfModel]) -> list[Image]:

@@ -138,9 +138,7 @@ def make(
     star = star.set_column(star.column_names.index("snr"), "snr", star["snr"].cast(pa.float32(), safe=False))
     inputs = {
         "single_visit_star": table("single_visit_star", {c: star[c] for c in star.column_names}),
-        "preliminary_visit_summary": table(
-            "preliminary_visit_summary", {c: [row[c] for row in summaries] for c in summaries[0]}
-        ),
+        "preliminary_visit_summary": table("preliminary_visit_summary", {c: [row[c] for row in summaries] for c in summaries[0]}),
     }
     if references:
         known = np.flatnonzero((mag < 15.5) & apart & (MAP.find_tract(ra % 360, dec) == tracts[0]))

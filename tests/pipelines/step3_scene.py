@@ -119,7 +119,8 @@ def summary_row(visit: Visit, wcs: SkyWcs, **changes: object) -> dict[str, objec
     row: dict[str, object] = {
         "site": "HERE", "day_obs": 20260101, "instrument": "Cam", "band": visit.band,
         "physical_filter": f"{visit.band}_demo", "visit": visit.visit, "detector": 0,
-        "mjd_mid": 61000.0 + visit.visit, "exposure_time": 30.0, "zeroPoint": visit.zero_point, "zeroPointErr": 0.001, "photo_source": "global", "photometric": visit.photometric,
+        "mjd_mid": 61000.0 + visit.visit, "exposure_time": 30.0, "photometric": visit.photometric,
+        "zeroPoint": visit.zero_point, "zeroPointErr": 0.001, "photo_source": "global",
         "wcs": wcs.to_json(), "wcs_source": "fit", "absolute": True, "ra": wcs.crval[0], "dec": wcs.crval[1],
     }  # fmt: skip
     row |= {f"{axis}{n}": 0.0 for axis in ("ra", "dec") for n in range(4)}

@@ -93,7 +93,7 @@ def test_errors_name_the_key(own, old: str, new: str, message: str) -> None:
 
 
 def test_unknown_things_are_named() -> None:
-    with pytest.raises(InstrumentError, match="no instrument 'NoCam'; known: .*DemoCam"):
+    with pytest.raises(InstrumentError, match=r"no instrument 'NoCam'; known: .*DemoCam"):
         load("NoCam")
     with pytest.raises(InstrumentError, match="DemoCam has no detector 9"):
         load("DemoCam").detector(9)

@@ -9,7 +9,15 @@ import pytest
 from pipelines.image import ImageError
 from pipelines.instrument import load
 from pipelines.raw import (
-    MAX_EXPOSURE, day_obs, exposure_from_time, header_facts, mjd_tai, night_begin, read_facts, read_raw, sexagesimal,
+    MAX_EXPOSURE,
+    day_obs,
+    exposure_from_time,
+    header_facts,
+    mjd_tai,
+    night_begin,
+    read_facts,
+    read_raw,
+    sexagesimal,
     write_raw,
 )  # fmt: skip
 
@@ -64,7 +72,9 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     write_raw(tmp_path / "good.fits", pixels(), HEADER)
     (tmp_path / "cut.fits").write_bytes((tmp_path / "good.fits").read_bytes()[:20000])
     (tmp_path / "text.fits").write_text("not FITS")
-    fitsio.write(str(tmp_path / "small.fits"), pixels()[:50], header=[{"name": k, "value": v} for k, v in HEADER.items()])
+    fitsio.write(
+        str(tmp_path / "small.fits"), pixels()[:50], header=[{"name": k, "value": v} for k, v in HEADER.items()]
+    )
     fitsio.write(str(tmp_path / "table.fits"), np.zeros(3, [("x", "f4")]))
     for name, reason in {
         "cut": "not a readable FITS image", "text": "not a readable FITS image", "none": "not a readable FITS image",
@@ -86,7 +96,7 @@ def test_facts_of_a_frame_with_time_and_strings_only() -> None:
     assert facts["exposure"] == 14010563400 < MAX_EXPOSURE
     bias = header_facts({**header, "IMAGETYP": "Bias", "FILTER": "None", "RA": ""}, load("SaraArc"))
     assert bias["physical_filter"] is None and bias["ra"] is None
-    with pytest.raises(ImageError, match="header key IMAGETYP .* is 'Focus'"):
+    with pytest.raises(ImageError, match=r"header key IMAGETYP .* is 'Focus'"):
         header_facts({**header, "IMAGETYP": "Focus"}, load("SaraArc"))
 
 

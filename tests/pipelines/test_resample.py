@@ -93,9 +93,7 @@ def test_images_that_do_not_meet() -> None:
     source = detector_wcs(0, 0, 0.0)
     far = SkyWcs((180.0, -60.0), (200.0, 200.0), (-SCALE, 0.0, 0.0, SCALE))
     assert shared_box(far, (SIZE, SIZE), source, (SIZE, SIZE)) is None
-    image = Image(
-        np.ones((SIZE, SIZE), np.float32), np.ones((SIZE, SIZE), np.float32), np.zeros((SIZE, SIZE), np.int16), source
-    )
+    image = Image(np.ones((SIZE, SIZE), np.float32), np.ones((SIZE, SIZE), np.float32), np.zeros((SIZE, SIZE), np.int16), source)
     assert resample(image, far, (SIZE, SIZE)).bad(MASK["NO_DATA"]).all()
     with pytest.raises(ValueError, match="WCS"):
         resample(Image(image.image, image.variance, image.mask), far, (SIZE, SIZE))
@@ -106,8 +104,7 @@ def test_a_psf_turns_with_its_image() -> None:
     x = y = np.array([200.0])
     source = detector_wcs(0, 0, 0.0)
     same, quarter = (
-        warped_psf(psf, PixelMap.between(turned(angle), source, (0, SIZE, 0, SIZE)), x, y, 25)[0]
-        for angle in (0.0, 90.0)
+        warped_psf(psf, PixelMap.between(turned(angle), source, (0, SIZE, 0, SIZE)), x, y, 25)[0] for angle in (0.0, 90.0)
     )
     assert same.sum() == pytest.approx(1.0)
     turned_back = min(np.abs(np.rot90(same, k) - quarter).max() for k in (1, 3))

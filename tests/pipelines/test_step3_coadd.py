@@ -101,16 +101,18 @@ def test_transients_cosmic_rays_and_trails_do_not_enter(tmp_path: Path) -> None:
         disturb[visit.visit][rows, columns] += rng.uniform(3e3, 3e5, 15)
     disturb[11][np.arange(500), np.arange(500)] += 3000.0
     dirty_warps = make_warps(tmp_path / "dirty", sky, VISITS, disturb)
-    for clean, dirty in zip(coadds(tmp_path / "clean", clean_warps), coadds(tmp_path / "dirty", dirty_warps), strict=True):
+    pairs = zip(coadds(tmp_path / "clean", clean_warps), coadds(tmp_path / "dirty", dirty_warps), strict=True)
+    for clean, dirty in pairs:
         assert clean.psf is not None and clean.wcs is not None
         error = np.sqrt(float(np.nanmedian(clean.variance)) * clean.psf.noise_area(213.0, 213.0)[0])
         x, y = clean.wcs.sky_to_pixel(guests.ra, guests.dec)
         inside = np.flatnonzero((np.abs(x - 213) < 190) & (np.abs(y - 213) < 190))
         left = np.nan_to_num(dirty.image - clean.image)
-        stamps, x0, y0 = clean.psf.rendered(x[inside], y[inside])
-        size = stamps.shape[-1]
-        flux = np.array([np.sum(left[b : b + size, a : a + size] * s) / np.sum(s * s) for s, a, b in zip(stamps, x0, y0, strict=True)])
-        # Of a guest of S/N 20 to 200 in the coadd, a fifth would be left by a plain mean; on a star nothing can be told.
+        flux = []
+        for stamp, x0, y0 in zip(*clean.psf.rendered(x[inside], y[inside]), strict=True):
+            cut = left[y0 : y0 + len(stamp), x0 : x0 + len(stamp)]
+            flux.append(np.sum(cut * stamp) / np.sum(stamp**2))
+        # A plain mean would leave a fifth of each guest, S/N 20 to 200; on top of a star nothing can be told.
         assert np.median(np.abs(flux)) < 2.0 * error
         assert np.median(flux / guests.flux[inside]) < 0.02
         assert np.mean(np.abs(left) > 10 * np.sqrt(np.nan_to_num(clean.variance, nan=np.inf))) < 2e-4
@@ -122,9 +124,10 @@ def test_of_two_warps_the_quieter_is_believed(tmp_path: Path) -> None:
     disturb[10][310, 180:300:20] = 1e5
     warps = make_warps(tmp_path, sky, VISITS[:2], disturb)
     deep, _ = coadds(tmp_path, warps)
-    row, column = np.unravel_index(np.nanargmax(warps[0].image), (426, 426))
+    row = int(np.nanargmax(warps[0].image)) // 426
     box = (slice(row - 4, row + 5), slice(0, 426))
-    hit = np.abs(warps[0].image[box]) > 50 * np.sqrt(warps[1].variance[box])
+    noise = np.sqrt(warps[1].variance[box])
+    hit = (np.abs(warps[0].image[box]) > 50 * noise) & (np.abs(warps[1].image[box]) < 5 * noise)
     assert hit.sum() > 20
     # Equal but for the quantisation of files.
     assert np.abs(deep.image[box] - warps[1].image[box])[hit].max() < 0.1 * np.sqrt(np.nanmedian(warps[1].variance))

@@ -27,7 +27,8 @@ def psf_fluxes(image: Image, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
     x, y = image.wcs.sky_to_pixel(sky.ra, sky.dec)
     apart = np.hypot(x[:, None] - x, y[:, None] - y) + 99.0 * np.eye(len(x))
     ny, nx = image.shape
-    which = np.flatnonzero((apart.min(axis=1) > 14) & (np.abs(x - nx / 2) < nx / 2 - 16) & (np.abs(y - ny / 2) < ny / 2 - 16))
+    inside = (np.abs(x - nx / 2) < nx / 2 - 16) & (np.abs(y - ny / 2) < ny / 2 - 16)
+    which = np.flatnonzero(inside & (apart.min(axis=1) > 14))
     ratio = []
     for n, stamp, x0, y0 in zip(which, *image.psf.rendered(x[which], y[which]), strict=True):
         data = image.image[y0 : y0 + len(stamp), x0 : x0 + len(stamp)]
@@ -147,5 +148,5 @@ def test_fill_and_grown() -> None:
     bad = np.zeros((20, 20), bool)
     bad[4, 7] = True
     image[bad] = np.nan
-    assert fill(image, bad)[4, 7] == pytest.approx(5.0)
+    assert fill(image, bad, bad)[4, 7] == pytest.approx(5.0)
     assert grown(bad).sum() == 9 and grown(bad, 2)[2:7, 5:10].all()

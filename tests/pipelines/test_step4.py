@@ -106,9 +106,7 @@ def test_blank_sky_of_the_difference_is_white_and_its_errors_are_right(
         assert abs((pixels[:, 1:] * pixels[:, :-1]).mean() / (pixels**2).mean()) < 0.25
 
 
-def test_image_and_sources_are_written_the_same_twice(
-    sky: tuple[Site, list[Visit], list[Sources]], tmp_path: Path
-) -> None:
+def test_image_and_sources_are_written_the_same_twice(sky: tuple[Site, list[Visit], list[Sources]], tmp_path: Path) -> None:
     site, _, _ = sky
     first, second = subtracted(site, 1), subtracted(site, 1)
     for name, result in (("a", first), ("b", second)):

@@ -193,9 +193,9 @@ def test_a_visit_image_without_difference_has_null_fluxes(tmp_path: Path) -> Non
         "coord_dec": dec, "nDiaSources": [1, 1], "firstDiaSourceMjdTai": [1.0, 1.0], "lastDiaSourceMjdTai": [1.0, 1.0],
     }))  # fmt: skip
     site.put("dia_object", found, **TRACT_ID)
-    table = light_curves.run(
-        quantum("light_curves", visit=0), site.inputs("dia_object", "visit_image", "difference_image")
-    )["dia_object_forced_source"]
+    table = light_curves.run(quantum("light_curves", visit=0), site.inputs("dia_object", "visit_image", "difference_image"))[
+        "dia_object_forced_source"
+    ]
     assert table["diaObjectId"].to_pylist() == [1]  # the other is off the detector
     assert table["psfFlux"].to_pylist() == [pytest.approx(1e5, rel=0.1)]
     assert table["psfDiffFlux"].null_count == 1 and table["flag_bad"].to_pylist() == [True]

@@ -1,0 +1,84 @@
+"""drp transfers: what is on its way, how far, how fast, and what keeps the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipelines.cli.output import campaign_option, emit, format_option, lake_argument
+
+BY_RULE = """
+    SELECT name AS rule, source, destination, state, files, ingested, queued + copying + verified AS under_way, parked,
+           failed, bytes, bytes_done, rate, eta, reason
+    FROM rule_progress
+    WHERE $campaign IS NULL OR campaign = $campaign
+    ORDER BY destination, name
+"""
+BY_LINK = """
+    SELECT source, destination, count(*) AS rules, count(*) FILTER (state = 'STUCK') AS stuck,
+           sum(files)::BIGINT AS files, sum(ingested)::BIGINT AS ingested,
+           sum(queued + copying + verified)::BIGINT AS under_way, sum(parked)::BIGINT AS parked,
+           sum(failed)::BIGINT AS failed, sum(bytes)::BIGINT AS bytes, sum(bytes_done)::BIGINT AS bytes_done,
+           max(rate) AS rate, max(eta) AS eta
+    FROM rule_progress
+    WHERE $campaign IS NULL OR campaign = $campaign
+    GROUP BY source, destination
+    ORDER BY source, destination
+"""
+FAILURES = """
+    SELECT r.name AS rule, t.path, t.source, t.destination, t.state, t.attempt, t.bytes, t.reason, t."at"
+    FROM transfer_now t
+    JOIN rule_now r USING (site, rule_id)
+    WHERE t.state IN ('failed', 'parked') AND ($campaign IS NULL OR r.campaign = $campaign)
+    ORDER BY t.destination, r.name, t.path
+"""
+STUCK = "SELECT rule_id FROM rule_now WHERE state = 'STUCK' AND ($campaign IS NULL OR campaign = $campaign)"
+
+
+@click.command("transfers")
+@lake_argument
+@click.option("--by", type=click.Choice(["rule", "link"]), default="rule", show_default=True, help="A line per rule or link.")
+@click.option("--failed", is_flag=True, help="A line per file that failed or is parked, with the reason, instead.")
+@campaign_option
+@format_option
+def command(lake: Path, by: str, failed: bool, campaign: str | None, form: str) -> None:
+    """How far the transfers are: files, bytes, rate and time left, per rule or link. Exit code 1 if a rule is STUCK.
+
+    \b
+    Examples:
+      drp transfers ./drp-demo
+      drp transfers ./drp-demo --by link --format json
+      drp transfers ./drp-demo --failed
+    """
+    from lake import query
+
+    with query.connect(lake) as con:
+        answer = con.table(FAILURES if failed else BY_LINK if by == "link" else BY_RULE, {"campaign": campaign})
+        stuck = con.table(STUCK, {"campaign": campaign}).num_rows
+    rows = answer.to_pylist()
+    emit([readable(row) for row in rows] if form == "table" else rows, form, answer.column_names)
+    if stuck:
+        raise SystemExit(1)
+
+
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with sizes, rates and times as people write them."""
+    for name in row.keys() & {"bytes", "bytes_done"}:
+        row[name] = size(row[name])
+    if row.get("rate") is not None:
+        row["rate"] = f"{size(row['rate'])}/s"
+    if row.get("eta") is not None:
+        seconds = round(row["eta"])
+        row["eta"] = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}" if seconds else "done"
+    return row
+
+
+def size(count: float) -> str:
+    """A number of bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} PB"
