@@ -111,11 +111,16 @@ class Judge:
     def __init__(self) -> None:
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
         import great_expectations
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
 
         self.gx = great_expectations
-        context = great_expectations.get_context(mode="ephemeral")
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        memory = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
+        quiet = DataContextConfig(store_backend_defaults=memory, progress_bars=ProgressBarsConfig(globally=False))
+        context = great_expectations.get_context(mode="ephemeral", project_config=quiet)
         self._source = context.data_sources.add_pandas("metrics")
         self._count = 0
 

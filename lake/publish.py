@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import schemas
 from lake import datastore, delta, fault, registry, slices, upkeep
 from lake.registry import Judgement
-from lake.site import LakeError, Site, fsync_dir, write_durable
+from lake.site import LakeError, Site, fsync_dir, one_line, write_durable
 
 APP = "publish"
 _PARTS = {"accepted": "dataset", "waiting": "parked", "admitted": "parked", "attempts": "attempt"}
@@ -69,20 +69,9 @@ class Publisher:
             fault.point("publish:start")
             prepared = self._prepare(batch)
             fault.point("publish:prepared")
-            judgement = prepared.judgement
-            parts = (judgement.accepted, judgement.waiting, judgement.admitted, prepared.attempts)
-            if any(part.num_rows for part in parts):
-                sequence = self._next()
-                path = self.folder / f"{sequence:012}.arrow"
-                write_durable(path, _encode(prepared))
-                fault.point("publish:written")
-                self._apply(sequence, prepared)
-                self._finish(path)
-                if sequence % COMPACT_EVERY == 0:
-                    for table in ("dataset", "attempt"):
-                        upkeep.compact(self.site, table)
-                        upkeep.sweep(self.site, table)
-            return judgement.verdicts
+            if prepared.judgement.has_work or prepared.attempts.num_rows:
+                self._commit(prepared)
+            return prepared.judgement.verdicts
 
     # -- deciding ------------------------------------------------------------------------------------------------------
 
@@ -148,13 +137,29 @@ class Publisher:
 
     # -- doing ---------------------------------------------------------------------------------------------------------
 
+    def _commit(self, prepared: _Prepared) -> None:
+        sequence = self._next()
+        path = self.folder / f"{sequence:012}.arrow"
+        try:
+            write_durable(path, _encode(prepared))
+        except OSError as error:
+            raise PublishError(f"site {self.site.name}: the batch {path} cannot be written: {one_line(error)}") from None
+        fault.point("publish:written")
+        self._apply(sequence, prepared)
+        self._finish(path)
+        if sequence % COMPACT_EVERY == 0:
+            for table in ("dataset", "attempt"):
+                upkeep.compact(self.site, table)
+                upkeep.sweep(self.site, table)
+
     def _apply(self, sequence: int, prepared: _Prepared) -> None:
         txn = (APP, sequence)
         metadata = {"batch": str(sequence)}
         for table, files in prepared.files.items():
             delta.add_files(self.site, table, files, txn, metadata, verify=False)
             fault.point("publish:catalogue")
-        registry.record(self.site, prepared.judgement, txn)
+        if prepared.judgement.has_work:
+            registry.record(self.site, prepared.judgement, txn)
         fault.point("publish:registered")
         delta.append(self.site, "attempt", prepared.attempts, txn, metadata)
         fault.point("publish:attempted")

@@ -104,6 +104,11 @@ class Judgement:
     admitted: pa.Table
 
     @property
+    def has_work(self) -> bool:
+        """Whether there is anything to append."""
+        return bool(self.accepted.num_rows or self.waiting.num_rows or self.admitted.num_rows)
+
+    @property
     def verdicts(self) -> pa.Table:
         return self.judged.select(VERDICTS.names).cast(VERDICTS)
 

@@ -6,6 +6,7 @@ instruction and the same command continues.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -88,7 +89,7 @@ class Driver:
             self.runners = {
                 name: SiteRunner(
                     self.lake.site(name), self.pipeline, self.campaign, self.journal, software.fingerprint(), self._stopping,
-                    lambda task, done, total, name=name: self.progress.update(name, task, done, total),
+                    functools.partial(self.progress.update, name),
                 )
                 for name in self.campaign.sites
             }  # fmt: skip

@@ -205,9 +205,14 @@ def _start_worker() -> None:
     import numexpr
 
     numexpr.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        parent.join()
+        os._exit(1)
 
 
 #: Worker processes inherit these from the driver: parallelism is over jobs, not inside them.

@@ -152,7 +152,7 @@ def _edges(
             f"JOIN dataset d ON d.dataset_id = c.dataset_id AND d.dataset_type = $type ORDER BY q.quantum_id, d.dataset_id",
             params=params
         ).to_arrow_table()
-    on = [f"d.{c} = q.{c}" for c in have if c in want]
+    equal = [f"d.{c} = q.{c}" for c in have if c in want]
     join = "JOIN dataset d ON d.dataset_type = $type AND d.run = $run"
     on_sky, on_visit = {"tract", "patch"}, {"visit", "detector"}
     h, w = set(have), set(want)
@@ -163,9 +163,9 @@ def _edges(
             f"JOIN (SELECT DISTINCT {', '.join(used)} FROM visit_detector_patch WHERE skymap = $skymap) o "
             f"ON {' AND '.join(sides)} {join}"
         )
-        on += [f"d.{c} = o.{c}" for c in used if c in w]
+        equal += [f"d.{c} = o.{c}" for c in used if c in w]
         params["skymap"] = campaign.skymap
-    condition = f"AND {' AND '.join(on)}" if on else ""
+    condition = f"AND {' AND '.join(equal)}" if equal else ""
     order = ", ".join(f"d.{c}" for c in kind.dimensions)
     return con.sql(
         f"SELECT DISTINCT q.quantum_id, {chosen} FROM q {join} {condition} ORDER BY q.quantum_id, {order}", params=params

@@ -112,10 +112,13 @@ class Image:
         return cls(image, variance, mask, wcs, psf, _meta(header), planes)
 
 
-_STRUCTURAL = ("XTENSION", "BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "TFIELDS", "TTYPE", "TFORM", "EXTNAME", "SIMPLE", "EXTEND",
-               "ZIMAGE", "ZSIMPLE", "ZCMPTYPE", "ZBITPIX", "ZNAXIS", "ZTILE", "ZNAME", "ZVAL", "ZQUANTIZ", "ZDITHER", "ZBLANK", "COMMENT",
-               "HISTORY", "CTYPE", "CUNIT", "CRVAL", "CRPIX", "CD1_", "CD2_", "RADESYS", "A_", "B_", "CHECKSUM", "DATASUM",
-               "BZERO", "BSCALE", "ZTENSION", "ZPCOUNT", "ZGCOUNT", "ZHECKSUM", "ZDATASUM")  # fmt: skip
+_STRUCTURAL = (
+    "XTENSION", "BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "TFIELDS", "TTYPE", "TFORM", "EXTNAME", "SIMPLE",
+    "EXTEND", "ZIMAGE", "ZSIMPLE", "ZCMPTYPE", "ZBITPIX", "ZNAXIS", "ZTILE", "ZNAME", "ZVAL", "ZQUANTIZ",
+    "ZDITHER", "ZBLANK", "COMMENT", "HISTORY", "CTYPE", "CUNIT", "CRVAL", "CRPIX", "CD1_", "CD2_", "RADESYS",
+    "A_", "B_", "CHECKSUM", "DATASUM", "BZERO", "BSCALE", "ZTENSION", "ZPCOUNT", "ZGCOUNT", "ZHECKSUM",
+    "ZDATASUM",
+)  # fmt: skip
 
 
 def _meta(header: fitsio.FITSHDR) -> dict[str, str | float | int | bool]:

@@ -59,10 +59,9 @@ def pin_software(lake: Lake, campaign: Campaign, pipeline: Pipeline) -> None:
     """Register the fingerprint once, at the central site; refuse to continue a campaign with other software."""
     site, run = lake.central, pipeline.run(campaign.name, "software")
     with delta.connect() as con:
-        held = registry.datasets(con, site, "run = $run", {"run": run}, ["software"]).fetchall()
-        columns = schemas.table("dataset").arrow.names
+        held = registry.datasets(con, site, "run = $run", {"run": run}, ["software"]).select("path").fetchall()
     if held:
-        pinned = site.path(held[0][columns.index("path")]).read_bytes()
+        pinned = site.path(held[0][0]).read_bytes()
         if pinned != software.describe():
             raise FingerprintError(
                 f"campaign {campaign.name} was begun with other software: {difference(pinned, software.describe())}; "

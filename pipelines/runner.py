@@ -28,7 +28,7 @@ from pipelines.execute import JobResult, JobSpec
 from pipelines.journal import Journal, now
 from pipelines.quantum import DatasetRef, Quantum
 
-PUBLISH_SECONDS = 1.0
+PUBLISH_SECONDS = 2.0
 
 
 class Stopped(Exception):

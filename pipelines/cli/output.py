@@ -31,6 +31,7 @@ def emit(rows: Iterable[Mapping[str, Any]], form: str, columns: Sequence[str] | 
         writer.writerows(rows)
     else:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", header_style="bold")
@@ -38,7 +39,7 @@ def emit(rows: Iterable[Mapping[str, Any]], form: str, columns: Sequence[str] | 
             numeric = bool(rows) and all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(_cell(row.get(name)) for name in names))
+            table.add_row(*(escape(_cell(row.get(name))) for name in names))
         console = Console()
         if not console.is_terminal:
             console = Console(width=max(160, console.width))

@@ -27,7 +27,12 @@ FILES = """
 
 @click.group("rule")
 def command() -> None:
-    """Rules say which datasets must be at which site; the destination's registry decides whether they are."""
+    """Rules say which datasets must be at which site; the destination's registry decides whether they are.
+
+    \b
+    Example:
+      drp rule list ./drp-demo
+    """
 
 
 @command.command("add")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.image import UNUSABLE
 from pipelines.step1.config import IsrConfig
+from pipelines.step1.interpolate import typical
 
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -28,7 +29,7 @@ OUTSTANDING = 1.25
 def find(image: Plane, variance: Plane, mask: NDArray[np.int16], config: IsrConfig) -> Mask:
     """Pixels (ny, nx) hit by cosmic rays in ``image`` (electrons, sky included); unusable pixels are not searched."""
     unusable = (mask & UNUSABLE) != 0
-    light = image - np.float32(np.median(image))
+    light = image - typical(image, ~unusable)
     ratio = _ratio(config.sharpest_fwhm)
     sharp = _sharp(light, np.sqrt(variance), OUTSTANDING * config.cosmic_sigma) & ~unusable
     hits = np.zeros(image.shape, bool)

@@ -23,7 +23,7 @@ from pipelines.quantum import Inputs, Payload, Quantum
 from pipelines.raw import read_raw
 from pipelines.step1 import cosmic_rays, saturation
 from pipelines.step1.config import IsrConfig
-from pipelines.step1.interpolate import fill
+from pipelines.step1.interpolate import fill, typical
 
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -96,8 +96,7 @@ def reduce(raw: NDArray[np.uint16], exposure_time: float, detector: Detector, ma
         terms,
     )
     # Bad pixels keep no trace of what the masters hold there, be it NaN.
-    level = np.median(np.stack([image[~bad], variance[~bad]]), axis=1) if not bad.all() else (0.0, 1.0)
-    image[bad], variance[bad] = level
+    image[bad], variance[bad] = typical(image, ~bad), max(typical(variance, ~bad), np.float32(1))
     mask = np.zeros(image.shape, np.int16)
     mask[bad] = MASK["BAD"]
     saturation.flag(mask, (counts >= detector.saturation) & ~bad, config)

@@ -31,7 +31,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     warps = [warp for _, warp in inputs.images("direct_warp") if warp.psf is not None]
     if not warps:
         raise NoWork(f"no warp in band {quantum.data_id['band']} of patch {quantum.data_id['patch']}")
-    warps.sort(key=lambda warp: int(warp.meta["visit"]))
+    warps.sort(key=lambda warp: (str(warp.meta["instrument"]), int(warp.meta["visit"])))
     best = max(float(warp.meta["weight"]) for warp in warps)
     warps = [warp for warp in warps if float(warp.meta["weight"]) >= config.min_relative_weight * best]
     stack = np.stack([warp.image for warp in warps])
@@ -55,7 +55,7 @@ def outliers(warps: Sequence[Image], stack: FloatStack, variance: FloatStack, co
 
 def best_seeing(warps: Sequence[Image], config: CoaddConfig) -> NDArray[np.bool_]:
     """Which warps (N,) the template takes: ``template_fraction`` of them, but not fewer than ``template_min``."""
-    order = sorted(range(len(warps)), key=lambda n: (float(warps[n].meta["seeing"]), int(warps[n].meta["visit"])))
+    order = sorted(range(len(warps)), key=lambda n: (float(warps[n].meta["seeing"]), n))
     chosen = np.zeros(len(warps), bool)
     chosen[order[: max(config.template_min, int(np.ceil(config.template_fraction * len(warps))))]] = True
     return chosen

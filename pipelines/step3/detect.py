@@ -80,6 +80,8 @@ def combined(fields: Sequence[Field]) -> Field:
 
 def background(image: FloatImage, valid: BoolImage, mesh: int) -> FloatImage:
     """A smooth background (sep's clipped mode on a mesh, spline between)."""
+    if not valid.any():
+        return np.zeros_like(image)
     model = sep.Background(np.ascontiguousarray(image), mask=~valid, bw=mesh, bh=mesh)
     return np.asarray(model.back(), np.float32)
 

@@ -31,22 +31,20 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     if unknown:
         known = ", ".join(BANDS)
         raise ValueError(f"band {unknown[0]!r} has no columns in table object (known: {known}): declare it in schemas/")
-    coadds = {band: coadds[band] for band in BANDS if band in coadds and usable(coadds[band])}
-    if not coadds:
+    fields = {band: field_of(coadds[band], config) for band in BANDS if band in coadds}
+    fields = {band: field for band, field in fields.items() if field.valid.any()}
+    if not fields:
         raise NoWork(f"no coadd of patch {quantum.data_id['patch']} has data")
-    sources, photometry = catalogue({band: field_of(image, config) for band, image in coadds.items()}, config)
+    sources, photometry = catalogue(fields, config)
     if not len(sources.x):
         raise NoWork(f"nothing is detected in patch {quantum.data_id['patch']}")
-    return {"object": rows(quantum.data_id, coadds, sources, photometry)}
-
-
-def usable(coadd: Image) -> bool:
-    return bool(np.isfinite(coadd.image).any()) and coadd.psf is not None
+    return {"object": rows(quantum.data_id, {band: coadds[band] for band in fields}, sources, photometry)}
 
 
 def field_of(coadd: Image, config: MeasureConfig) -> Field:
     """A coadd ready to be measured: background subtracted, zeros where it is not to be used."""
-    assert coadd.psf is not None
+    if coadd.psf is None:
+        raise ValueError(f"deep_coadd {coadd.meta.get('band')}: no PSF; assemble_coadd must write one")
     saturated = grown(coadd.bad(MASK["SAT"]))
     valid = np.isfinite(coadd.image) & ~coadd.bad(MASK["NO_DATA"]) & (coadd.variance > 0) & ~saturated
     image, variance = (np.where(valid, plane, np.float32(0)) for plane in (coadd.image, coadd.variance))

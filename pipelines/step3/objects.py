@@ -24,6 +24,7 @@ BANDS = tuple(c.removesuffix("_psfFlux") for c in schemas.table("object").arrow.
 
 #: A PSF flux is flagged when less than this part of sum(P**2) lies on valid pixels.
 MIN_COVERAGE = 0.5
+MIN_LIGHT = 1e-3  # below this part there is no flux at all
 EDGE_REACH = 4  # pixels about a source that must have data
 
 
@@ -79,7 +80,7 @@ def rows(
     }  # fmt: skip
     for n, band in enumerate(names):
         flux = photometry[band]
-        nothing = (flux.coverage < 0.05) | ~np.isfinite(flux.psf_error)
+        nothing = (flux.coverage < MIN_LIGHT) | ~np.isfinite(flux.psf_error)
         columns[f"{band}_psfFlux"] = pa.array(flux.psf_flux, mask=nothing)
         columns[f"{band}_psfFluxErr"] = pa.array(flux.psf_error, mask=nothing)
         columns[f"{band}_psfFlux_flag"] = (flux.coverage < MIN_COVERAGE) | nothing | saturated[n]

@@ -75,4 +75,7 @@ def rejected(
             seed = (excess > clip) | (mean_excess > clip)
             if seed.any():
                 result[n] = seed | (grown(seed, REACH) & (excess > grow))
+    # Where all are rejected, the one nearest to the median stays: rejection makes no holes.
+    y, x = np.nonzero((count > 0) & ~(np.isfinite(stack) & ~result).any(axis=0))
+    result[np.nanargmin(np.abs(stack[:, y, x] - middle[y, x]), axis=0), y, x] = False
     return result

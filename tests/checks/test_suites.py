@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def corrupt(site: Site, kind: str, **changed: Any) -> None:
     """Add a slice of unregistered rows to a catalogue table: its first file's, with columns set to a value."""
     path = files(site, kind)[0]
     held = next(i for i, rows in slices.contents(site, path) if rows)
-    rows = slices.read_slice(site, path, held)
+    rows = slices.read_slice(site, path, held).slice(0, 1)
     for name, value in changed.items():
         kind_of = rows.schema.field(name).type
         rows = rows.set_column(rows.column_names.index(name), name, pa.array([value] * rows.num_rows, kind_of))
@@ -44,7 +43,8 @@ def test_a_sound_campaign_meets_every_expectation(lake: Lake) -> None:
     assert {check.suite for check in verdict.rows} == set(suites.suites())
     assert all(check.observed != "nothing to judge yet" for check in verdict.rows)
     repeat = verdict.tables[("photometry", "repeatability")].to_pylist()
-    assert {row["sample"] for row in repeat} == {"fitted", "reserved"} and all(1 < row["repeatability"] < 6 for row in repeat)
+    assert {row["sample"] for row in repeat} == {"fitted", "reserved"}
+    assert all(2 < row["repeatability"] < 5 for row in repeat if row["sample"] == "fitted")
     with connect(lake) as con:
         kept = con.table("SELECT suite, expectation, success, offenders FROM validation").to_pylist()
         numbers = con.table("SELECT metric, band, value, unit FROM metric WHERE metric LIKE 'photometric%'").to_pylist()
@@ -110,7 +110,7 @@ def replace(site: Site, old: str, record: slices.SliceRecord, dataset_id: str) -
 def test_lost_files_and_open_ledgers_fail_their_suites(lake: Lake) -> None:
     site = lake.site("FRDF")
     gone = files(site, "visit_image")[0]
-    os.remove(site.path(gone))
+    site.path(gone).unlink()
     verdict = suites.judge(lake, "paper", "storage")
     assert named(verdict, "is lost").offenders[0]["path"] == gone
     check = named(suites.judge(lake, "paper", "completeness"), "present or explained")

@@ -198,6 +198,20 @@ def test_a_batch_file_that_is_not_one_is_named(site: Site) -> None:
         Publisher(site)
 
 
+def test_a_full_disk_is_one_line_and_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    publisher = Publisher(site)
+    done = batch(site, [1], [9469])
+    with monkeypatch.context() as patched, pytest.raises(PublishError, match=r"^site A: the batch .* No space left on device$"):
+        patched.setattr("lake.publish.write_durable", full)
+        publisher.publish(done)
+    assert rows(site, "dataset") == [] and rows(site, "attempt") == []
+    publisher.publish(done)
+    consistent(site)
+
+
 def test_many_batches_are_merged_and_stay_whole(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "COMPACT_EVERY", 35)
     publisher = Publisher(site)

@@ -11,7 +11,7 @@ from test_step3_warp import psf_fluxes
 from pipelines.image import MASK, Image
 from pipelines.quantum import Inputs, NoWork
 from pipelines.step3 import coadd, warp
-from pipelines.step3.outliers import median
+from pipelines.step3.outliers import median, rejected
 
 VISITS = [
     Visit(10, sigma=1.05, psf_slope=0.05, rotation=0.4, offset=(5.0, -8.0)),
@@ -139,6 +139,19 @@ def test_median_of_few() -> None:
     middle, count = median(stack)
     assert count.tolist() == [[3, 2, 1, 0]]
     assert middle[0, :3].tolist() == [3.0, 1.0, 4.0] and np.isnan(middle[0, 3])
+
+
+def test_rejection_makes_no_holes() -> None:
+    """However wildly the warps disagree, a pixel that any of them has keeps one."""
+    rng = np.random.default_rng(3)
+    stack = (rng.normal(size=(3, 40, 40)) * 10.0 ** rng.uniform(-1, 4, (3, 40, 40))).astype(np.float32)
+    stack[:, :5] = np.nan
+    stack[1:, 5:20] = np.nan
+    stack[2, 20:30] = np.nan
+    nothing = np.zeros((40, 40), bool)
+    out = rejected(stack, np.ones_like(stack), nothing, np.full(3, 0.1), 5.0, 2.0)
+    assert out[:, 20:].sum() > 500 and not out[:, :20].any()
+    assert np.array_equal((np.isfinite(stack) & ~out).any(axis=0), np.isfinite(stack).any(axis=0))
 
 
 def test_hopeless_warps_are_left_out(tmp_path: Path) -> None:

@@ -161,18 +161,26 @@ def test_galaxies_are_extended_and_spare_their_neighbours(tmp_path: Path) -> Non
 
 
 def test_missing_data_flags_and_edges(tmp_path: Path) -> None:
-    sky = sources_at((100.0, 100.0, 3e5), (200.0, 200.0, 3e5), (300.0, 300.0, 3e5), (1.0, 250.0, 3e5))
+    sky = sources_at((100.0, 100.0, 3e5), (200.0, 200.0, 3e5), (300.0, 300.0, 3e5), (1.0, 250.0, 3e5),
+                     (350.0, 120.0, 3e5))  # fmt: skip
     r, g = coadd_of(sky, "r", seed=1), coadd_of(sky, "g", seed=2)
     g.image[90:110, 90:110] = g.variance[90:110, 90:110] = np.nan
     g.mask[90:110, 90:110] |= np.int16(MASK["NO_DATA"])
     r.mask[199:202, 199:202] |= np.int16(MASK["SAT"])
+    for image in (r, g):
+        image.mask[119:122, 349:352] |= np.int16(MASK["SAT"])
+        image.image[119:122, 349:352] = 1e4
     g.image[290:300, :] = g.variance[290:300, :] = np.nan
     table = run(tmp_path, [g, r])
     row = {round(x - 336): n for n, x in enumerate(table["x"].to_pylist())}
-    first, second, third, edge = (table.slice(row[x], 1).to_pylist()[0] for x in (100, 200, 300, 1))
+    first, second, third, edge, both = (table.slice(row[x], 1).to_pylist()[0] for x in (100, 200, 300, 1, 350))
     assert first["g_psfFlux"] is None and first["g_psfFlux_flag"] and not first["r_psfFlux_flag"]
     assert first["r_psfFlux"] == pytest.approx(3e5, rel=0.03)
-    assert second["flag_saturated"] and second["r_psfFlux_flag"]
+    assert second["r_psfFlux_flag"] and second["refBand"] == "g" and not second["flag_saturated"]
+    # A saturated star is measured by its wings.
+    for star in (second, both):
+        assert abs(star["r_psfFlux"] - 3e5) < 4 * star["r_psfFluxErr"] < 2e5
+    assert both["flag_saturated"]
     assert third["g_psfFlux"] == pytest.approx(3e5 * 0.6, rel=0.05)
     assert edge["flag_edge"] and not edge["detect_isPrimary"] and not first["flag_edge"]
     assert table["i_psfFlux"].null_count == table.num_rows

@@ -107,6 +107,15 @@ def test_no_work_without_calibration_or_overlap(tmp_path: Path) -> None:
         warped(tmp_path / "d", far, expose(random_sky(5, seed=3), far))
 
 
+def test_a_sliver_of_a_patch_has_a_psf(tmp_path: Path) -> None:
+    visit = Visit(9, offset=(-425.0, 0.0))
+    image = warped(tmp_path, visit, expose(random_sky(50, seed=3), visit))
+    good = np.isfinite(image.image)
+    assert 100 < good.sum() < 426 * 30 and not good[:, 42].any()
+    assert image.psf is not None and image.psf.order == 0
+    assert image.psf.centred(5.0, 200.0)[0].max() == pytest.approx(1 / (2 * np.pi * visit.sigma**2), rel=0.03)
+
+
 def test_unknown_setting_is_named(tmp_path: Path) -> None:
     visit = Visit(6)
     quantum, inputs = warp_inputs(tmp_path, visit, expose(random_sky(5, seed=3), visit))
