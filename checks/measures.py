@@ -15,7 +15,9 @@ import pyarrow as pa
 import yaml
 
 import schemas
-from checks import audit, ledger
+from checks import audit
+from checks.ledger import Ledger
+from checks.ledger import ledger as make_ledger
 from lake.query import Connection, identifier
 from lake.site import Lake
 
@@ -37,13 +39,17 @@ class Subject:
     con: Connection
     definition: Mapping[str, Any]
     spare: float = 0.0
-    _ledger: ledger.Ledger | None = field(default=None, repr=False)
+    _ledger: Ledger | None = field(default=None, repr=False)
 
     @property
-    def ledger(self) -> ledger.Ledger:
+    def ledger(self) -> Ledger:
         if self._ledger is None:
-            self._ledger = ledger.ledger(self.lake, self.campaign, spare=self.spare)
+            self._ledger = make_ledger(self.lake, self.campaign, spare=self.spare)
         return self._ledger
+
+    def know(self, made: Ledger) -> None:
+        """Take a ledger that was made already."""
+        self._ledger = made
 
     def sql(self, name: str) -> pa.Table:
         """The answer to ``checks/metrics/<name>.sql``."""

@@ -138,42 +138,60 @@ def resolve(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quan
 def _edges(
     con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, given: Input
 ) -> pa.Table:
+    chosen = ", ".join(f"d.{c}" for c in schemas.table("dataset").arrow.names if c != "quantum_id")
+    joined, params = _join(pipeline, campaign, task, given, "dataset")
+    order = ", ".join(f"d.{c}" for c in pipeline.dataset_types[given.dataset_type].dimensions)
+    return con.sql(f"SELECT DISTINCT q.quantum_id, {chosen} {joined} ORDER BY q.quantum_id, {order}", params=params).to_arrow_table()
+
+
+def _join(pipeline: Pipeline, campaign: Campaign, task: Task, given: Input, table: str) -> tuple[str, dict[str, str]]:
+    """FROM clause that joins quanta ``q`` with the rows ``d`` of a table of datasets that one input means, and its parameters."""
     kind = pipeline.dataset_types[given.dataset_type]
     have, want = columns(task.dimensions), columns(kind.dimensions)
     params = {"type": given.dataset_type, "run": pipeline.run(campaign.name, given.dataset_type)}
-    chosen = ", ".join(f"d.{c}" for c in schemas.table("dataset").arrow.names if c != "quantum_id")
     if given.calibration:
-        keys = [c for c in kind.dimensions if c in have]
-        on = " AND ".join(f"c.{c} IS NOT DISTINCT FROM q.{c}" for c in keys)
-        return con.sql(
-            f"SELECT q.quantum_id, {chosen} FROM q JOIN visit v ON v.instrument = q.instrument AND v.visit = q.visit "
+        on = " AND ".join(f"c.{c} IS NOT DISTINCT FROM q.{c}" for c in kind.dimensions if c in have)
+        return (
+            f"FROM q JOIN visit v ON v.instrument = q.instrument AND v.visit = q.visit "
             f"JOIN certification c ON c.dataset_type = $type AND c.collection = $run AND {on} "
             f"AND v.mjd_mid >= c.valid_begin AND v.mjd_mid < c.valid_end "
-            f"JOIN dataset d ON d.dataset_id = c.dataset_id AND d.dataset_type = $type ORDER BY q.quantum_id, d.dataset_id",
-            params=params
-        ).to_arrow_table()
-    equal = [f"d.{c} = q.{c}" for c in have if c in want]
-    join = "JOIN dataset d ON d.dataset_type = $type AND d.run = $run"
+            f"JOIN {table} d ON d.dataset_id = c.dataset_id AND d.dataset_type = $type"
+        ), params
+    equal = ["d.dataset_type = $type", "d.run = $run", *(f"d.{c} = q.{c}" for c in have if c in want)]
+    footprint = ""
     on_sky, on_visit = {"tract", "patch"}, {"visit", "detector"}
     h, w = set(have), set(want)
     if (w & on_sky and h & on_visit and not (w & on_sky) <= h) or (w & on_visit and h & on_sky and not (w & on_visit) <= h):
         used = [c for c in SPATIAL if c in h | w]
-        sides = [f"o.{c} = q.{c}" for c in used if c in h]
-        join = (
-            f"JOIN (SELECT DISTINCT {', '.join(used)} FROM visit_detector_patch WHERE skymap = $skymap) o "
-            f"ON {' AND '.join(sides)} {join}"
+        sides = " AND ".join(f"o.{c} = q.{c}" for c in used if c in h)
+        footprint = (
+            f"JOIN (SELECT DISTINCT {', '.join(used)} FROM visit_detector_patch WHERE skymap = $skymap) o ON {sides}"
         )
         equal += [f"d.{c} = o.{c}" for c in used if c in w]
         params["skymap"] = campaign.skymap
-    condition = f"AND {' AND '.join(equal)}" if equal else ""
-    order = ", ".join(f"d.{c}" for c in kind.dimensions)
-    return con.sql(
-        f"SELECT DISTINCT q.quantum_id, {chosen} FROM q {join} {condition} ORDER BY q.quantum_id, {order}", params=params
-    ).to_arrow_table()
+    return f"FROM q {footprint} JOIN {table} d ON {' AND '.join(equal)}", params
 
 
-def missing_inputs(task: Task, quanta: pa.Table, edges: pa.Table) -> dict[str, str]:
-    """Quanta that cannot run, with the inputs they lack: {quantum_id: 'post_isr_image, flat'}."""
+def idle_producers(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quanta: pa.Table) -> set[tuple[str, str]]:
+    """(quantum_id, dataset type) where an input is missing because every quantum that could have made it found nothing to do."""
+    idle: set[tuple[str, str]] = set()
+    with connect(site, ["expected_dataset", "attempt", "visit_detector_patch"]) as con:
+        con.register("q", quanta)
+        for given in task.inputs:
+            if not (given.optional or given.calibration):
+                joined, params = _join(pipeline, campaign, task, given, "expected_dataset")
+                rows = con.execute(
+                    "WITH made AS (SELECT quantum_id, bool_or(state IN ('succeeded', 'no_work')) AS done FROM attempt GROUP BY 1) "
+                    f"SELECT e.quantum_id FROM (SELECT DISTINCT q.quantum_id, d.quantum_id AS producer {joined}) e "
+                    "LEFT JOIN made m ON m.quantum_id = e.producer GROUP BY 1 HAVING bool_and(coalesce(m.done, false))",
+                    params,
+                ).fetchall()
+                idle |= {(row[0], given.dataset_type) for row in rows}
+    return idle
+
+
+def missing_inputs(task: Task, quanta: pa.Table, edges: pa.Table) -> dict[str, list[str]]:
+    """Quanta that cannot run, with the inputs they lack: {quantum_id: ['post_isr_image', 'flat']}."""
     needed = [given.dataset_type for given in task.inputs if not given.optional]
     if not needed:
         return {}
@@ -182,7 +200,7 @@ def missing_inputs(task: Task, quanta: pa.Table, edges: pa.Table) -> dict[str, s
         con.register("e", edges)
         con.register("n", pa.table({"dataset_type": needed, "position": list(range(len(needed)))}))
         rows = con.execute(
-            "SELECT q.quantum_id, string_agg(n.dataset_type, ', ' ORDER BY n.position) FROM q CROSS JOIN n "
+            "SELECT q.quantum_id, list(n.dataset_type ORDER BY n.position) FROM q CROSS JOIN n "
             "ANTI JOIN e ON e.quantum_id = q.quantum_id AND e.dataset_type = n.dataset_type GROUP BY 1"
         ).fetchall()
     return dict(rows)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import schemas
 from lake import delta, publish
@@ -138,9 +139,10 @@ class SiteRunner:
         edges = graph.resolve(self.site, self.pipeline, self.campaign, task, quanta)
         missing = graph.missing_inputs(task, quanta, edges)
         if missing:
-            self._publish([], [self._blocked(task, row, missing[row["quantum_id"]]) for row in quanta.to_pylist()
-                               if row["quantum_id"] in missing])  # fmt: skip
             ready = pa.array([q not in missing for q in quanta["quantum_id"].to_pylist()])
+            without = quanta.filter(pc.invert(ready))
+            idle = graph.idle_producers(self.site, self.pipeline, self.campaign, task, without)
+            self._publish([], [self._without_inputs(task, row, missing[row["quantum_id"]], idle) for row in without.to_pylist()])
             quanta = quanta.filter(ready)
         queue = deque(self._jobs(task, quanta, edges))
         suspects: deque[JobSpec] = deque()  # they ran when a worker died: one at a time, to find the one that kills
@@ -231,10 +233,15 @@ class SiteRunner:
             "seconds": None, "peak_memory_mb": None, "host": None, "state": "", "reason": None,
         }  # fmt: skip
 
-    def _blocked(self, task: Task, row: dict[str, Any], missing: str) -> dict[str, Any]:
+    def _without_inputs(
+        self, task: Task, row: dict[str, Any], missing: list[str], idle: set[tuple[str, str]]
+    ) -> dict[str, Any]:
+        """The attempt of a quantum that lacks inputs: nothing to do where their producers found nothing, else blocked."""
+        nothing = all((row["quantum_id"], name) in idle for name in missing)
         return {
             **self._attempt(task, row["quantum_id"], row["job"], int(row["tried"]) + 1),
-            "state": "blocked", "reason": f"no {missing}",
+            "state": "no_work" if nothing else "blocked",
+            "reason": f"no {', '.join(missing)}" + (": nothing was found to make them from" if nothing else ""),
         }  # fmt: skip
 
     def _quanta(self, task: Task, only: Iterable[str]) -> pa.Table:

@@ -35,8 +35,8 @@ class Settings(Matching):
 
     device_order: int = 3
     visit_order: int = 2
-    frame_order: int = 2
-    prior_pixels: float = 2.0
+    frame_order: int = 1
+    prior_pixels: float = 1.0
     frame_pixels: float = 0.03
     floor_pixels: float = 0.01
     reference_pixels: float = 1.5

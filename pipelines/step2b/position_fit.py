@@ -83,7 +83,7 @@ class Problem:
         return np.asarray(np.divide(top, total, out=np.full(len(total), complex(np.nan, np.nan)), where=total > 0))
 
 
-def solve(problem: Problem, start: Complex | None = None, tolerance: float = 1e-6, limit: int = 300) -> tuple[Complex, Complex]:
+def solve(problem: Problem, start: Complex | None = None, tolerance: float = 1e-5, limit: int = 300) -> tuple[Complex, Complex]:
     """The coefficients, level by level, and the correction (N,) of every observation, arcsec.
 
     Conjugate gradients from ``start`` until the residual, in the norm of the preconditioner, fell by ``tolerance``.

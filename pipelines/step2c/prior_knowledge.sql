@@ -1,5 +1,6 @@
 -- prior_knowledge: what is known of the unknowns beforehand: sum of value * unknown = target, with an error.
---   The preliminary zero points are the gauge of what no reference star reaches: their errors are kept large.
+--   The preliminary zero points are the gauge of what no reference star reaches: their errors are kept large, and larger for
+--   visits under clouds, as a preliminary zero point may be no more than the nominal one.
 --   zero_point + prior - exposure = night - extinction * (X - 1) for photometric visits.
 -- inputs: unknown, visit, cloudy, night_spread(band, spread): how far photometric visits scatter about their night;
 --   $gauge, $unmeasured, $extinction, $flat, $flat_mean, $colour, $reference_colour: errors (mag)
@@ -8,7 +9,7 @@ WITH own AS (
   SELECT number, CAST(1 AS DOUBLE) AS value,
          if(kind = 'extinction', (SELECT min(extinction) FROM visit v WHERE v.band = u.band), 0) AS target,
          CASE kind
-           WHEN 'zero_point' THEN if((SELECT known FROM visit v WHERE v.visit = u.visit), $gauge, $unmeasured)
+           WHEN 'zero_point' THEN if((SELECT known FROM visit v WHERE v.visit = u.visit) AND u.visit NOT IN (SELECT visit FROM cloudy), $gauge, $unmeasured)
            WHEN 'flat' THEN $flat
            WHEN 'offset' THEN (SELECT spread FROM cloudy c WHERE c.visit = u.visit)
            WHEN 'colour' THEN $colour

@@ -19,15 +19,16 @@ from pipelines.step3.lanczos import grown
 FloatStack = NDArray[np.float32]
 BoolStack = NDArray[np.bool_]
 
-#: Reach (pixels) of a rejected pixel: fainter pixels within it that also disagree belong to the same thing.
-REACH = 3
+#: Reach (pixels) of a rejected pixel: others within it that differ at all belong to the same thing. So a star that varied is
+#: left out whole, and not its core alone, which would leave a star of another shape.
+REACH = 4
 
 
 def median(stack: FloatStack) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Median over warps (N, ny, nx) without NaN, and how many warps had a value; of two values the one nearer to zero.
+    """Median over warps (N, ny, nx) without NaN, and how many warps had a value; NaN where none has.
 
-    Of two that disagree one is wrong, and the sky's background is zero: what comes and goes, and what interpolation
-    makes of it, is farther from that. NaN where there is no value.
+    Of an even number of values, the one of the middle two that is nearer to zero, the background: where half of the
+    values belong to what comes and goes, their mean would be neither.
     """
     count, ny, nx = stack.shape
     columns = np.ascontiguousarray(stack.reshape(count, -1).T)
@@ -35,8 +36,7 @@ def median(stack: FloatStack) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     n = count - np.isnan(columns).sum(axis=1)
     each = np.arange(len(columns))
     low, high = columns[each, np.maximum((n - 1) // 2, 0)], columns[each, np.minimum(n // 2, count - 1)]
-    middle = np.where(n == 2, np.where(np.abs(low) < np.abs(high), low, high), np.float32(0.5) * (low + high))
-    return middle.reshape(ny, nx), n.reshape(ny, nx)
+    return np.where(np.abs(low) < np.abs(high), low, high).reshape(ny, nx), n.reshape(ny, nx)
 
 
 def psf_tolerance(stamps: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
@@ -54,8 +54,8 @@ def rejected(
     """Pixels (N, ny, nx) to leave out. ``exempt`` (ny, nx) pixels are never rejected (saturated stars).
 
     A pixel is a seed when it, or the mean of the 3 x 3 pixels about it, is ``clip`` sigma beyond its tolerance. Pixels
-    within REACH of a seed go with it when they are ``grow`` sigma beyond theirs. Nothing is rejected where one warp
-    has data.
+    within REACH of a seed go with it when they differ from the median by ``grow`` sigma, tolerable or not. Nothing is
+    rejected where only one warp has data.
     """
     middle, count = median(stack)
     bright = ndimage.maximum_filter(np.nan_to_num(middle), 5, mode="nearest")
@@ -74,7 +74,7 @@ def rejected(
             mean_excess = (np.abs(mean) - allowed) / (np.float32(0.5) * sigma)
             seed = (excess > clip) | (mean_excess > clip)
             if seed.any():
-                result[n] = seed | (grown(seed, REACH) & (excess > grow))
+                result[n] = seed | (grown(seed, REACH) & (np.abs(off) > np.float32(grow) * sigma))
     # Where all are rejected, the one nearest to the median stays: rejection makes no holes.
     y, x = np.nonzero((count > 0) & ~(np.isfinite(stack) & ~result).any(axis=0))
     result[np.nanargmin(np.abs(stack[:, y, x] - middle[y, x]), axis=0), y, x] = False

@@ -70,9 +70,7 @@ def on_cutouts(
     values = stamps.values * stamps.take(field.valid)
     power = (values**2).sum(axis=(1, 2))
     step = np.arange(stamps.size)
-    distance = np.hypot(
-        (stamps.x0[:, None] + step - x[:, None])[:, None, :], (stamps.y0[:, None] + step - y[:, None])[:, :, None]
-    )
+    distance = np.hypot((stamps.x0[:, None] + step - x[:, None])[:, None, :], (stamps.y0[:, None] + step - y[:, None])[:, :, None])
     inside = np.clip(radius + 0.5 - distance, 0.0, 1.0)
     enclosed = (stamps.values * inside).sum(axis=(1, 2))
     width, width_error = added_variance(field, stamps, cutouts, stamps.take(field.valid))

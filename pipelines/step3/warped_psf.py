@@ -38,9 +38,7 @@ def carried_size(size: int, place: Footprint) -> int:
     return 2 * max(3, int(np.ceil(half - 0.25))) + 1
 
 
-def fit_psf(
-    stamps: Array, x: ArrayLike, y: ArrayLike, weight: ArrayLike, shape: tuple[int, int], order: int
-) -> PsfModel:
+def fit_psf(stamps: Array, x: ArrayLike, y: ArrayLike, weight: ArrayLike, shape: tuple[int, int], order: int) -> PsfModel:
     """The model of at most ``order`` through PSF stamps (N, size, size) at positions (N,) of an image of ``shape``.
 
     The order is lowered until there are twice as many samples as coefficients; order 0 is the weighted mean.

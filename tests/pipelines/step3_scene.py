@@ -174,5 +174,3 @@ def coadd_quantum(band: str, **config: object) -> Quantum:
 
 def with_band(visits: Sequence[Visit], band: str, first: int) -> list[Visit]:
     return [replace(v, band=band, visit=first + n) for n, v in enumerate(visits)]
-
-

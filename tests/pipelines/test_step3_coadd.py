@@ -135,10 +135,10 @@ def test_of_two_warps_the_quieter_is_believed(tmp_path: Path) -> None:
 
 def test_median_of_few() -> None:
     nan = np.nan
-    stack = np.array([[[1.0, -9, nan, nan]], [[5.0, 1, 4, nan]], [[3.0, nan, nan, nan]]], np.float32)
-    middle, count = median(stack)
-    assert count.tolist() == [[3, 2, 1, 0]]
-    assert middle[0, :3].tolist() == [3.0, 1.0, 4.0] and np.isnan(middle[0, 3])
+    stack = np.array([[1.0, -9, nan, nan, 90], [5.0, 1, 4, nan, 1], [3.0, nan, nan, nan, 80], [nan, nan, nan, nan, 2]])
+    middle, count = median(stack[:, None].astype(np.float32))
+    assert count.tolist() == [[3, 2, 1, 0, 4]]
+    assert middle[0, [0, 1, 2, 4]].tolist() == [3.0, 1.0, 4.0, 2.0] and np.isnan(middle[0, 3])
 
 
 def test_rejection_makes_no_holes() -> None:

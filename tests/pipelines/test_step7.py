@@ -122,15 +122,13 @@ def test_metrics(tmp_path: Path) -> None:
     visits = [visit_row(1), visit_row(2, psfFwhm=14.0, photometric=False, zeroPointScatter=None), visit_row(3, "g")]
     refs: dict[str, list[DatasetRef]] = {
         "visit_table": [table_ref(tmp_path, "visit_table", [row], {"visit": row["visit"]}) for row in visits],
-        "visit_detector_table": [
-            table_ref(tmp_path, "visit_detector_table", [detector_row(1, 1.0, 1.0)], {"visit": 1})
-        ],
+        "visit_detector_table": [table_ref(tmp_path, "visit_detector_table", [detector_row(1, 1.0, 1.0)], {"visit": 1})],
         "standard_star": [table_ref(tmp_path, "standard_star", stars, {"skymap": SKYMAP, "tract": TRACT})],
         "object": [table_ref(tmp_path, "object", things, {"skymap": SKYMAP, "tract": TRACT, "patch": 4})],
     }
-    content = maps.run(
-        Quantum("s", "survey_maps", {"band": "r", "skymap": SKYMAP}, {"nside": NSIDE}), Inputs(tmp_path, refs)
-    )["survey_map"]
+    content = maps.run(Quantum("s", "survey_maps", {"band": "r", "skymap": SKYMAP}, {"nside": NSIDE}), Inputs(tmp_path, refs))[
+        "survey_map"
+    ]
     assert isinstance(content, bytes)
     (tmp_path / "r.hs").write_bytes(content)
     refs["survey_map"] = [DatasetRef("s", "survey_map", {"band": "r", "skymap": SKYMAP}, "r.hs")]
@@ -156,5 +154,3 @@ def test_metrics_of_nothing_are_counts_of_zero(tmp_path: Path) -> None:
     assert all(metric.startswith("n_") for metric, _, _ in got)
     with pytest.raises(ConfigError, match="positive number"):
         measured(Inputs(tmp_path, {}), bright_error=-1)
-
-

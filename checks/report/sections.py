@@ -1,0 +1,257 @@
+"""The sections of the report, in the order in which a reader asks: is it good, where, what, how well, what went wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+
+from checks.ledger import STATES, STEPS, Ledger
+from checks.measures import Row, Subject
+from checks.report import curves, sky, style
+from checks.report.curves import ask
+from checks.suites import Verdict
+
+#: How a state of a step looks.
+LOOK = {
+    "accepted": "good", "running": "busy", "reviewable": "warn", "paused": "warn", "blocked": "warn", "rejected": "bad",
+    "failed": "bad", "waiting": "",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Section:
+    """``title`` is empty for the head of the page."""
+
+    name: str
+    title: str
+    html: str
+
+
+def every(subject: Subject, verdict: Verdict) -> list[Section]:
+    """All sections of a campaign's report."""
+    steps = ask(subject, "steps")
+    return [
+        Section("head", "", head(subject, verdict, steps)),
+        Section("sky", "The sky", sky.footprint(subject)),
+        Section("steps", "Steps and sites", matrix(subject, steps) + curves.timeline(subject, sky.colours(subject))),
+        Section("ledger", "Ledger", ledger(subject.ledger)),
+        Section("transfers", "Transfers", transfers(subject)),
+        Section("calibration", "Calibration", calibration(subject)),
+        Section("depth", "Depth", sky.depth(subject)),
+        Section("light-curves", "Light curves", light_curves(subject)),
+        Section("checks", "Checks", checks(verdict)),
+        Section("software", "Software and cost", software(subject)),
+    ]
+
+
+# -- head --------------------------------------------------------------------------------------------------------------
+
+
+def head(subject: Subject, verdict: Verdict, steps: list[Row]) -> str:
+    """Name, what kind of raws, verdicts, and the numbers that say how large it is."""
+    definition, found = subject.definition, subject.ledger
+    synthetic = definition.get("simulate") is not None
+    label = '<span class="label">synthetic raws</span>' if synthetic else ""
+    about = escape(str(definition.get("description") or ""))
+    about += (
+        " All raw exposures are simulated and labelled so; nothing here was observed."
+        if synthetic
+        else " The raw exposures are real frames."
+    )
+    storage = [row for row in verdict.rows if row.suite == "storage"]
+    sound = all(row.success for row in storage)
+    storage_words = "every registered file is in storage" if sound else "; ".join(c.observed for c in storage if not c.success)
+    parts = [
+        _verdict(
+            "Ledger reconciled" if found.reconciled else "Ledger NOT reconciled", found.summary.partition(": ")[2], found.reconciled
+        ),
+        _verdict("Checks met" if verdict.success else "Checks NOT met", verdict.summary, verdict.success),
+        _verdict("Storage sound" if sound else "Storage NOT sound", storage_words, sound),
+    ]
+    counted = subject.con.table(
+        "SELECT count(*) AS datasets, (SELECT sum(b) FROM (SELECT any_value(file_bytes) AS b FROM dataset GROUP BY site, path)) "
+        "AS bytes FROM dataset WHERE starts_with(run, $c || '/')",
+        {"c": subject.campaign},
+    ).to_pylist()[0]
+    visits = subject.con.table("SELECT count(DISTINCT visit) AS n FROM visit")["n"][0].as_py()
+    moved = ask(subject, "links")
+    spans = ask(subject, "spans")
+    tracts = sum(len((share or {}).get("tracts", [])) for share in definition["sites"].values())
+    numbers = {
+        "sites": str(len(definition["sites"])), "tracts": str(tracts), "visits": f"{visits:,}", "raws": f"{found.raw_count:,}",
+        "quanta": f"{sum(row['quanta'] or 0 for row in steps):,}", "datasets, all sites": f"{counted['datasets']:,}",
+        "stored, all sites": style.size(float(counted["bytes"] or 0)),
+        "moved between sites": style.size(float(sum(row["bytes"] or 0 for row in moved))),
+        "from first to last step": style.span(max((row["end"] for row in spans), default=None)),
+    }  # fmt: skip
+    return (
+        f"<h1>{escape(subject.campaign)}{label}</h1><p class=lead>{about}</p>"
+        f'<div class="verdicts">{"".join(parts)}</div>'
+        f'<div class="numbers">{"".join(f"<div><b>{v}</b><span>{k}</span></div>" for k, v in numbers.items() if v)}</div>'
+    )
+
+
+def _verdict(what: str, is_so: str, good: bool, words: str) -> str:
+    title = f"{what} {is_so if good else 'NOT ' + is_so}"
+    return f'<div class="verdict {"good" if good else "bad"}"><b>{title}</b><span>{escape(words)}</span></div>'
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def matrix(subject: Subject, steps: list[Row]) -> str:
+    """Steps down, sites across: state, counts, seconds; movement phases in one line each."""
+    sites = [name for name in subject.lake.sites if name in subject.definition["sites"]]
+    known = {(row["step"], row["site"]): row for row in steps}
+    moved: dict[str, tuple[int, int]] = {}
+    for link in ask(subject, "links"):
+        files, size = moved.get(link["phase"], (0, 0))
+        moved[link["phase"]] = (files + link["files"], size + link["bytes"])
+    lines = ""
+    for step in STEPS:
+        rows = [known[(step, site)] for site in subject.lake.sites if (step, site) in known]
+        if not rows:
+            continue
+        if not step.startswith("step"):
+            files, size = moved.get(step, (0, 0))
+            words = f"{rows[0]['state']} in {style.span(rows[0]['wall'])}" if rows[0]["wall"] else rows[0]["state"]
+            lines += (
+                f'<tr><th>{step}</th><td colspan="{len(sites)}"><span class="cell {LOOK.get(rows[0]["state"], "")}">{words}'
+                f"<small>{files:,} files, {style.size(size)} between sites</small></span></td></tr>"
+            )
+            continue
+        cells = "".join(f"<td>{_cell(known.get((step, site)))}</td>" for site in sites)
+        lines += f"<tr><th>{step}</th>{cells}</tr>"
+    heads = "".join(f"<th>{escape(site)}{' (central)' if subject.lake.sites[site].central else ''}</th>" for site in sites)
+    return f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or not row["quanta"]:
+        return '<span class="cell none">-</span>'
+    done = (row["succeeded"] or 0) + (row["no_work"] or 0)
+    look = "warn" if row["failed"] and row["state"] == "accepted" else LOOK.get(row["state"], "")
+    words = [f"{done:,} of {row['quanta']:,} quanta"]
+    words += [f"{row['no_work']:,} no work"] if row["no_work"] else []
+    words += [f"{row['failed']:,} failed"] if row["failed"] else []
+    times = [style.span(row["wall"])] if row["wall"] else []
+    times += [f"cpu {style.span(row['cpu'])}"] if row["cpu"] else []
+    return (
+        f'<span class="cell {look}">{row["state"]}<small>{", ".join(words)}</small>'
+        + (f"<small>{', '.join(times)}</small>" if times else "")
+        + "</span>"
+    )
+
+
+# -- ledger, transfers -------------------------------------------------------------------------------------------------
+
+
+def ledger(found: Ledger) -> str:
+    """The sum per step and site; rows that do not reconcile first; every row on request."""
+    states = [state for state in STATES if state == "visible" or found.totals[state]]
+    keys = ("expected", *states, "bytes")
+    sums = []
+    for (step, site), rows in groupby(found.rows, lambda row: (row["step"], row["site"])):
+        mine = list(rows)
+        total = {key: sum(row[key] for row in mine) for key in keys}
+        sums.append({"step": step, "site": site, **total, "reconciled": all(row["reconciled"] for row in mine)})
+    columns = ["step", "site", *keys, "reconciled"]
+    word = "good-text" if found.reconciled else "bad-text"
+    parts = [f'<p class="{word}">{escape(found.summary)}</p>']
+    wrong = [row for row in found.rows if not row["reconciled"]]
+    if wrong:
+        parts.append(
+            "<h3>What does not reconcile</h3>" + style.table(wrong[:200], ["step", "site", "dataset_type", *keys, "reason"])
+        )
+    if found.raws:
+        parts.append(
+            f"<h3>Raws that did not reach every product ({len(found.raws):,})</h3>"
+            + style.table(found.raws[:50], ["exposure", "detector", "state", "reached", "stopped_site", "stopped_type", "reason"])
+        )
+    parts.append(f"<details><summary>By step and site</summary>{style.table(sums, columns)}</details>")
+    every_row = style.table(found.rows, ["step", "site", "dataset_type", *keys, "reconciled"])
+    parts.append(f"<details><summary>Every dataset type ({len(found.rows)} rows)</summary>{every_row}</details>")
+    return "\n".join(parts)
+
+
+def transfers(subject: Subject) -> str:
+    """Files and bytes per link and phase, and the speed."""
+    rows = ask(subject, "links")
+    if not rows:
+        return curves.EMPTY
+    for row in rows:
+        row["link"] = f"{row['source']} to {row['destination']}"
+        row["rules OK"] = f"{row['ok']} of {row['rules']}"
+    columns = ["link", "phase", "rules OK", "files", "datasets", "bytes", "rate"]
+    columns += [name for name in ("failed", "parked", "reason") if any(row[name] for row in rows)]
+    return '<p class="note">Every file was copied by a rule, checked by sha256 on arrival, and ingested.</p>' + style.table(
+        rows, columns
+    )
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def calibration(subject: Subject) -> str:
+    """Zero points, detector offsets, residuals."""
+    parts = ["<h3>Zero points</h3>", curves.zero_points(subject), "<h3>Detectors</h3>", curves.flats(subject)]
+    return "\n".join([*parts, "<h3>Residuals</h3>", curves.residuals(subject)])
+
+
+def light_curves(subject: Subject) -> str:
+    """The most variable objects, and known ones where the sky is simulated."""
+    truth = curves.known(subject)
+    return curves.changing(subject) + (f"<h3>Known variables and transients</h3>{truth}" if truth else "")
+
+
+def checks(verdict: Verdict) -> str:
+    """Every expectation with its verdict, and the rows behind those that are not met."""
+    rows = ""
+    for check in verdict.rows:
+        word, look = ("error", "bad-text") if check.error else ("met", "good-text") if check.success else ("NOT met", "bad-text")
+        rows += (
+            f"<tr><td>{escape(check.suite)}</td><td>{escape(check.expectation)}</td><td class={look}>{word}</td>"
+            f'<td class="wide soft">{escape(check.error or check.observed)}</td></tr>'
+        )
+    parts = [
+        '<div class="scroll"><table><thead><tr><th>suite</th><th>what is expected</th><th>verdict</th><th>observed</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table></div>"
+    ]
+    for check in verdict.rows:
+        if check.offenders:
+            rows = _offenders(check.offenders)
+            parts.append(f"<h3>{escape(check.suite)}: {escape(check.expectation)}</h3><div class=offenders>{rows}</div>")
+    return "\n".join(parts)
+
+
+def _offenders(rows: Iterable[Row]) -> str:
+    """Rows at fault, a table per kind of row."""
+    return "".join(style.table(group, names) for names, group in ((n, list(g)) for n, g in groupby(rows, tuple)))
+
+
+def software(subject: Subject) -> str:
+    """The fingerprint that every site ran, and what tasks cost."""
+    site = subject.lake.central
+    rows = subject.con.table(
+        f"SELECT path FROM \"{site.name}\".dataset WHERE dataset_type = 'software' AND starts_with(run, $c || '/')",
+        {"c": subject.campaign},
+    ).to_pylist()
+    parts = []
+    seen = subject.con.table(
+        "SELECT software AS fingerprint, list_sort(list(DISTINCT site)) AS sites, count(*) AS attempts FROM attempt "
+        "WHERE campaign = $c AND software IS NOT NULL GROUP BY software ORDER BY software",
+        {"c": subject.campaign},
+    ).to_pylist()
+    if seen:
+        parts.append(style.table([{**row, "sites": ", ".join(row["sites"])} for row in seen]))
+    for row in rows[:1]:
+        try:
+            text = json.dumps(json.loads(site.path(row["path"]).read_text()), indent=1)
+        except (OSError, ValueError):
+            text = f"{row['path']} cannot be read"
+        parts.append(f"<details><summary>Packages and source</summary><pre>{escape(text)}</pre></details>")
+    parts.append("<h3>What tasks cost</h3>" + style.table(ask(subject, "tasks")))
+    return "\n".join(parts)
