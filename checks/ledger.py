@@ -8,6 +8,7 @@ has not run yet); and, on top of what was expected, unexpected datasets and orph
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import yaml
 
-from checks import audit
+from checks.audit import Finding, quick
 from lake import delta
 from lake.site import Lake, LakeError, Site
 
@@ -34,7 +35,7 @@ STATES = (
 #: States that need no decision by anyone.
 FINE = ("visible", "shadowed", "predicted_only", "orphan")
 TABLES = (
-    "expected_dataset", "quantum", "attempt", "dataset", "collection", "parked", "rule", "manifest", "transfer",
+    "expected_dataset", "quantum", "attempt", "dataset", "collection", "certification", "parked", "rule", "manifest", "transfer",
     "visit_detector_patch",
 )  # fmt: skip
 
@@ -78,10 +79,11 @@ class Ledger:
         return f"NOT reconciled: {'; '.join(self.problems[:3])}{more}"
 
 
-def ledger(lake: Lake, campaign: str, storage: bool = True, spare: float = 0.0) -> Ledger:
+def ledger(lake: Lake, campaign: str, findings: Callable[[Site], list[Finding]] | None = quick) -> Ledger:
     """The ledger of a campaign over all its sites; LakeError when the lake has no such campaign.
 
-    ``storage`` compares the registries with a listing of the files first (no file is read); ``spare`` as in audit().
+    ``findings`` says what is wrong in a site's storage: by default a listing (no file is read); None takes the
+    registries' word.
     """
     definition = definition_of(lake, campaign)
     tracts = sorted({t for share in definition["sites"].values() for t in (share or {}).get("tracts", [])})
@@ -89,8 +91,7 @@ def ledger(lake: Lake, campaign: str, storage: bool = True, spare: float = 0.0) 
         _step_order(con)
         decisions, touched = [], []
         for site in _sites(lake, definition):
-            found = audit.quick(site, spare) if storage else []
-            _site(con, site, campaign, found)
+            _site(con, site, campaign, findings(site) if findings else [])
             decisions += _decisions(con, lake, site, campaign, definition.get("tolerate") or {})
             touched.append(_touched(con, tracts))
         con.register("decision", pa.Table.from_pylist(decisions, schema=DECISION))
@@ -132,7 +133,7 @@ def _step_order(con: duckdb.DuckDBPyConnection) -> None:
     con.register("step_order", pa.table({"step": list(STEPS), "position": list(range(len(STEPS)))}))
 
 
-def _site(con: duckdb.DuckDBPyConnection, site: Site, campaign: str, found: list[audit.Finding]) -> None:
+def _site(con: duckdb.DuckDBPyConnection, site: Site, campaign: str, found: list[Finding]) -> None:
     """Add a site's datasets to ``standing`` and its orphan files to ``stray``."""
     for table in TABLES:
         con.execute(f'CREATE OR REPLACE TEMP VIEW "{table}" AS {delta.select(site, table)}')

@@ -5,8 +5,7 @@ A measure is a function of a Subject that gives an Arrow table; most are a .sql 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,50 +14,12 @@ import pyarrow as pa
 import yaml
 
 import schemas
-from checks import audit
-from checks.ledger import Ledger
-from checks.ledger import ledger as make_ledger
-from lake.query import Connection, identifier
-from lake.site import Lake
+from checks import audit, comparison
+from checks.subject import LIMIT, Row, Subject
+from lake.query import identifier
 
-METRICS = Path(__file__).parent / "metrics"
-#: Rows behind a failure that are looked up, at most.
-LIMIT = 20
 #: Tables outside the catalogues whose primary keys must be unique (event logs repeat theirs by design).
 KEYED = ("dataset", "dataset_type", "quantum", "expected_dataset")
-
-Row = dict[str, Any]
-
-
-@dataclass
-class Subject:
-    """What is judged: a campaign on a lake. The ledger is made once, when a measure needs it first."""
-
-    lake: Lake
-    campaign: str
-    con: Connection
-    definition: Mapping[str, Any]
-    spare: float = 0.0
-    _ledger: Ledger | None = field(default=None, repr=False)
-
-    @property
-    def ledger(self) -> Ledger:
-        if self._ledger is None:
-            self._ledger = make_ledger(self.lake, self.campaign, spare=self.spare)
-        return self._ledger
-
-    def know(self, made: Ledger) -> None:
-        """Take a ledger that was made already."""
-        self._ledger = made
-
-    def sql(self, name: str) -> pa.Table:
-        """The answer to ``checks/metrics/<name>.sql``."""
-        text = (METRICS / f"{name}.sql").read_text().replace("{central}", identifier(self.lake.central.name))
-        return self.con.table(text, {"campaign": self.campaign} if "$campaign" in text else None)
-
-    def held(self, table: str) -> bool:
-        """Whether any site has rows in a table."""
-        return bool(self.con.table(f"SELECT 1 FROM {identifier(table)} LIMIT 1").num_rows)
 
 
 def measure(subject: Subject, name: str) -> pa.Table:
@@ -73,11 +34,6 @@ def ranges() -> dict[str, Any]:
     return found
 
 
-def _rows(subject: Subject, sql: str, parameters: Row | None = None) -> list[Row]:
-    rows: list[Row] = subject.con.table(sql, parameters).to_pylist()
-    return rows
-
-
 # -- storage, completeness ---------------------------------------------------------------------------------------------
 
 
@@ -85,7 +41,7 @@ def storage(subject: Subject) -> pa.Table:
     """One row per site: registered files that are lost or damaged (by a listing, and by earlier deep audits), orphans."""
     rows = []
     for site in subject.lake.sites.values():
-        states = [finding.state for finding in audit.quick(site, subject.spare)]
+        states = [finding.state for finding in subject.findings(site)]
         rows.append({"site": site.name, **{state: states.count(state) for state in audit.OPEN}})
     return pa.Table.from_pylist(rows)
 
@@ -126,31 +82,31 @@ def _key(table: schemas.TableSchema) -> str:
     return ", ".join(f'"{c}"' for c in dict.fromkeys([*site, *table.primary_key]))
 
 
+def _null_key(table: schemas.TableSchema) -> str:
+    """SQL for a null where the key must not have one."""
+    needed = [f'"{c}" IS NULL' for c in table.primary_key if not table.arrow.field(c).nullable]
+    return " OR ".join(needed) or "false"
+
+
 def keys(subject: Subject) -> pa.Table:
     """Rows, rows too many for the primary key, and rows with a null in it, per site's own table."""
-    parts = []
-    for site in subject.lake.sites:
-        for table in keyed_tables():
-            key = _key(table)
-            null = " OR ".join(f'"{c}" IS NULL' for c in table.primary_key)
-            parts.append(
-                f"SELECT '{site}' AS site, '{table.name}' AS \"table\", count(*) AS \"rows\", "
-                f"count(*) - count(DISTINCT ({key})) AS duplicates, count(*) FILTER ({null}) AS nulls "
-                f"FROM {identifier(site)}.{identifier(table.name)}"
-            )
+    parts = [
+        f"SELECT '{site}' AS site, '{table.name}' AS \"table\", sum(n)::BIGINT AS \"rows\", sum(n - 1)::BIGINT AS duplicates, "
+        f"coalesce(sum(n) FILTER ({_null_key(table)}), 0)::BIGINT AS nulls "
+        f"FROM (SELECT {_key(table)}, count(*) AS n FROM {identifier(site)}.{identifier(table.name)} GROUP BY ALL)"
+        for site in subject.lake.sites
+        for table in keyed_tables()
+    ]
     return subject.con.table(f'FROM ({" UNION ALL ".join(parts)}) WHERE "rows" > 0 ORDER BY site, "table"')
 
 
 def repeated_keys(subject: Subject, failed: Row) -> list[Row]:
     """The keys that occur more than once in a site's table, or hold a null."""
     table = schemas.table(failed["table"])
-    key = _key(table)
-    null = " OR ".join(f'"{c}" IS NULL' for c in table.primary_key)
-    return _rows(
-        subject,
-        f'SELECT \'{failed["site"]}\' AS "of site", \'{table.name}\' AS "table", {key}, count(*) AS "rows" '
+    return subject.rows(
+        f'SELECT \'{failed["site"]}\' AS "at", \'{table.name}\' AS "table", {_key(table)}, count(*) AS "rows" '
         f"FROM {identifier(failed['site'])}.{identifier(table.name)} "
-        f"GROUP BY {key} HAVING count(*) > 1 OR {null} ORDER BY {key} LIMIT {LIMIT}",
+        f"GROUP BY ALL HAVING count(*) > 1 OR {_null_key(table)} ORDER BY ALL LIMIT {LIMIT}",
     )
 
 
@@ -203,80 +159,19 @@ def odd_values(subject: Subject, failed: Row) -> list[Row]:
     table, column = schemas.table(failed["table"]), failed["column"]
     limit = limits()[table.name][column]
     key = ", ".join(f'"{c}"' for c in dict.fromkeys([*table.primary_key, column]))
-    return _rows(
-        subject,
-        f"SELECT '{failed['site']}' AS \"of site\", '{table.name}' AS \"table\", {key} FROM {identifier(table.name)} "
+    return subject.rows(
+        f"SELECT '{failed['site']}' AS \"at\", '{table.name}' AS \"table\", {key} FROM {identifier(table.name)} "
         f"WHERE site = '{failed['site']}' AND {_where(table.name)} "
         f"AND (({_outside(column, limit)}) OR ({_missing(column, limit)})) ORDER BY ALL LIMIT {LIMIT}",
     )
 
 
-# -- site independence -------------------------------------------------------------------------------------------------
-
-
-def site_independence(subject: Subject) -> pa.Table:
-    """Datasets that two sites both made: how many, how many with other content, and catalogue rows that differ.
-
-    A pair of sites that should have made the same (``also`` of the campaign) has a row even where there is nothing.
-    """
-    rows = subject.sql("site_independence").to_pylist()
-    for row in rows:
-        row["rows_differing"] = _rows_differing(subject, row) if row["dataset_type"] in schemas.tables() else 0
-    owner = {t: name for name, share in subject.definition["sites"].items() for t in (share or {}).get("tracts", [])}
-    pairs = {
-        tuple(sorted((name, owner[tract])))
-        for name, share in subject.definition["sites"].items()
-        for tract in (share or {}).get("also", [])
-    }
-    for site, other in sorted(pairs - {(row["site"], row["other"]) for row in rows}):
-        blank = {"dataset_type": "any", "compared": 0, "differing": 0, "rows_differing": 0}
-        rows.append({"site": site, "other": other, **blank})
-    return pa.Table.from_pylist(rows)
-
-
-def _rows_differing(subject: Subject, row: Row) -> int:
-    """Rows of one table that one of two sites has and the other has not, within the datasets that both made."""
-    text = _comparison(subject, row)
-    return int(subject.con.table(f"SELECT count(*) AS n FROM ({text})", {"campaign": subject.campaign})["n"][0].as_py())
-
-
-def _comparison(subject: Subject, row: Row) -> str:
-    """SQL for those rows, from both sides, with the site that has each."""
-    table = schemas.table(row["dataset_type"])
-    a, b, name = identifier(row["site"]), identifier(row["other"]), identifier(table.name)
-    columns = ", ".join(f'"{c}"' for c in table.arrow.names if c != "site")
-    key = ", ".join(f'"{c}"' for c in schemas.DATA_ID if c in _dimensions(subject, row))
-    shared = (
-        f"SELECT DISTINCT {key} FROM {a}.dataset SEMI JOIN (FROM {b}.dataset WHERE origin = '{row['other']}') "
-        f"USING (dataset_id) WHERE origin = '{row['site']}' AND dataset_type = '{table.name}' "
-        f"AND starts_with(run, $campaign || '/')"
-    )
-    left = f"SELECT {columns} FROM {a}.{name} SEMI JOIN shared USING ({key}) WHERE site = '{row['site']}'"
-    right = f"SELECT {columns} FROM {b}.{name} SEMI JOIN shared USING ({key}) WHERE site = '{row['other']}'"
-    return (
-        f"WITH shared AS ({shared}) SELECT '{row['site']}' AS site, * FROM ({left} EXCEPT ALL {right}) "
-        f"UNION ALL SELECT '{row['other']}' AS site, * FROM ({right} EXCEPT ALL {left})"
-    )
-
-
-def _dimensions(subject: Subject, row: Row) -> tuple[str, ...]:
-    found = subject.con.table(
-        f"SELECT dimensions FROM {identifier(row['site'])}.dataset_type WHERE dataset_type = $t", {"t": row["dataset_type"]}
-    )
-    return tuple(str(found["dimensions"][0].as_py()).split(","))
-
-
-def different_rows(subject: Subject, failed: Row) -> list[Row]:
-    """The catalogue rows, or else the datasets, in which two sites differ."""
-    if failed["dataset_type"] in schemas.tables() and failed["rows_differing"]:
-        text = f"FROM ({_comparison(subject, failed)}) ORDER BY ALL LIMIT {LIMIT}"
-        return _rows(subject, text, {"campaign": subject.campaign})
-    return [row for row in subject.sql("different").to_pylist() if row["dataset_type"] == failed["dataset_type"]]
+# -- rows behind a failure ----------------------------------------------------------------------------------------------
 
 
 def broken_files(subject: Subject, failed: Row) -> list[Row]:
     """The findings behind a site's counts."""
-    found = audit.quick(subject.lake.site(failed["site"]), subject.spare)
+    found = subject.findings(subject.lake.site(failed["site"]))
     return [{"site": failed["site"], **vars(f)} for f in found if f.state != "orphan"][:LIMIT]
 
 
@@ -287,11 +182,11 @@ def unaccounted_raws(subject: Subject, failed: Row) -> list[Row]:
 
 MEASURES: dict[str, Callable[[Subject], pa.Table]] = {
     "storage": storage, "completeness": completeness, "raws": raws, "keys": keys, "ranges": values,
-    "site_independence": site_independence,
+    "site_independence": comparison.site_independence,
 }  # fmt: skip
 
 #: What looks up the rows behind a failing row of a metric table, where that row does not say it all.
 BEHIND: dict[str, Callable[[Subject, Row], list[Row]]] = {
     "storage": broken_files, "raws": unaccounted_raws, "keys": repeated_keys, "ranges": odd_values,
-    "site_independence": different_rows,
+    "site_independence": comparison.different_rows,
 }  # fmt: skip

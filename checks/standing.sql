@@ -1,6 +1,6 @@
 -- standing: every dataset that should be at a site for a campaign, or is there, and what became of it.
--- inputs: expected_dataset, attempt, dataset, manifest, rule, transfer, parked, collection of the site; storage_finding (path,
---         state, reason: what is wrong in storage now); $campaign, $site
+-- inputs: expected_dataset, attempt, dataset, manifest, rule, transfer, parked, collection, certification of the site;
+--         storage_finding (path, state, reason: what is wrong in storage now); $campaign, $site
 -- grain: one row per dataset (orphan files, which are no datasets, are counted elsewhere)
 -- why: predicted (a quantum should make it), moved (a rule should bring it), placed (the campaign begins with it here),
 --      arrived (it came, and waits or was refused), none (registered, and nothing asked for it)
@@ -65,6 +65,7 @@ twin AS (
                      h.skymap, h.tract, h.patch
         ORDER BY f.position) AS place
     FROM held h JOIN (SELECT DISTINCT collection, position FROM first_run) f ON f.collection = h.run
+    ANTI JOIN certification c USING (dataset_id)  -- calibrations are found by time, not by place in the chain
 ),
 wanted AS (
     SELECT 'predicted' AS why, p.step, p.dataset_type, p.dataset_id, p.quantum_id, p.exposure, p.visit, p.detector, p.tract,

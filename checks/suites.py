@@ -23,7 +23,7 @@ import yaml
 import schemas
 from checks import measures
 from checks.ledger import definition_of
-from checks.measures import LIMIT, Row, Subject
+from checks.subject import LIMIT, Row, Subject
 from lake import delta
 from lake.query import QueryError, connect
 from lake.site import Lake, LakeError

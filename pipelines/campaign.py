@@ -13,7 +13,7 @@ from pipelines import definition, skymap
 
 
 class CampaignError(ValueError):
-    """The campaign file is wrong; the message names the file, the key and the remedy."""
+    """The campaign file is wrong, or the campaign cannot do what was asked; the message names the key and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _tracts(where: str, value: Any, known: skymap.RingsSkyMap) -> tuple[int, ...
 def parse(text: str, source: str) -> Campaign:
     """Check campaign YAML; CampaignError names the key (and line, when the YAML itself is broken)."""
     try:
-        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = definition.read_yaml(text)
     except yaml.YAMLError as error:
         raise CampaignError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
@@ -114,27 +114,43 @@ def parse(text: str, source: str) -> Campaign:
             if tract not in owner:
                 raise CampaignError(f"{source}: sites.{site}.also: tract {tract} is no site's own tract")
     labels = {task.label for task in definition.load().tasks}
-    for label in document.get("config") or {}:
+    for label, settings in _section(source, document, "config").items():
         if label not in labels:
             raise CampaignError(f"{source}: config: unknown task {label!r}; known tasks: {', '.join(sorted(labels))}")
-    for step in document.get("tolerate") or {}:
+        _require(f"{source}: config.{label}", settings, dict, "a mapping of settings")
+    for step, fraction in _section(source, document, "tolerate").items():
         if step not in definition.STEPS:
             raise CampaignError(f"{source}: tolerate: unknown step {step!r}; known steps: {', '.join(definition.STEPS)}")
+        if not 0 <= _require(f"{source}: tolerate.{step}", fraction, (int, float), "a fraction") <= 1:
+            raise CampaignError(f"{source}: tolerate.{step}: {fraction} is not a fraction (0 to 1)")
     return Campaign(
         name=name,
-        description=document.get("description", ""),
+        description=_require(f"{source}: description", document.get("description", ""), str, "a text"),
         instrument=_require(f"{source}: instrument", document["instrument"], str, "an instrument name"),
         skymap=sky.name,
         sites=shares,
         text=text,
         document=document,
-        simulate=document.get("simulate"),
-        raws=document.get("raws"),
-        config=document.get("config") or {},
-        attempts=_require(f"{source}: attempts", document.get("attempts", 3), int, "a whole number"),
-        tolerate=document.get("tolerate") or {},
-        workers=_require(f"{source}: workers", document.get("workers", 2), int, "a whole number"),
+        simulate=_section(source, document, "simulate") or None,
+        raws=_section(source, document, "raws") or None,
+        config=_section(source, document, "config"),
+        attempts=_count(source, document, "attempts", 3),
+        tolerate=_section(source, document, "tolerate"),
+        workers=_count(source, document, "workers", 2),
     )
+
+
+def _section(source: str, document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A key's mapping; empty where the key is absent or has nothing under it."""
+    found: dict[str, Any] = _require(f"{source}: {key}", document.get(key) or {}, dict, "a mapping")
+    return found
+
+
+def _count(source: str, document: Mapping[str, Any], key: str, default: int) -> int:
+    value: int = _require(f"{source}: {key}", document.get(key, default), int, "a whole number")
+    if value < 1:
+        raise CampaignError(f"{source}: {key}: {value} must be at least 1")
+    return value
 
 
 def _line(text: str, key: str) -> str:
@@ -150,6 +166,7 @@ def read(path: str | Path) -> Campaign:
         file = shipped
     try:
         text = file.read_text()
-    except OSError as error:
-        raise CampaignError(f"{path}: cannot read the campaign file ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise CampaignError(f"{path}: cannot read the campaign file ({reason})") from None
     return parse(text, file.name)

@@ -1,7 +1,8 @@
 """The one driver of a campaign: holds the lease, walks the plan, and continues where an earlier run stopped.
 
 Nothing here remembers: what is done is read from the sites' registries and event logs, so a driver may be killed at any
-instruction and the same command continues.
+instruction and the same command continues. A site whose storage fails stops alone; any other error stops all sites after
+their running jobs.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from lake import movement
-from lake.site import Lake
+from lake.site import Lake, LakeError
 from pipelines import definition, execute, heal, inception, placement, software
 from pipelines.campaign import Campaign, CampaignError
 from pipelines.journal import Journal, latest, who
 from pipelines.lease import Lease
 from pipelines.runner import SiteRunner, Stopped, Tally
+
+#: The latest event of each (step or phase, site).
+Decisions = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 class Progress(Protocol):
@@ -60,16 +65,16 @@ class Driver:
     """Runs a campaign on a lake; see run()."""
 
     def __init__(self, lake: Lake, campaign: Campaign, progress: Progress | None = None) -> None:
+        """LakeError, CampaignError, InstrumentError, SimulateError name what of the campaign the lake or project lacks."""
         self.lake, self.campaign = lake, campaign
         self.progress: Progress = progress or Silent()
         self.pipeline = definition.load()
+        inception.check(lake, campaign)
         self.journal = Journal(lake, campaign.name)
         self.outcome = Outcome()
         self._checked = 0.0
         self._why: str | None = None
         self._lock = threading.Lock()
-        for name in campaign.sites:
-            lake.site(name)
 
     def run(
         self, through: str | None = None, only_step: str | None = None, only_site: str | None = None
@@ -93,21 +98,27 @@ class Driver:
                 )
                 for name in self.campaign.sites
             }  # fmt: skip
+            partial = through or only_step or only_site
             try:
                 self._drive(through, only_step, only_site)
             except Stopped as stop:
                 self.outcome.stopped = str(stop)
-            finally:
-                for runner in self.runners.values():
-                    runner.close()
-                if not self.lease.lost.is_set():
-                    state = "done" if self.outcome.ok and not (through or only_step or only_site) else "paused"
-                    if self.outcome.problems:
-                        state = "failed"
-                    if self._state() != "cancelled" and (state != self._state()):
-                        self._transition(state, self.outcome.stopped or "; ".join(self.outcome.problems[:3]) or None)
-                    self.journal.flush()
+            except BaseException as error:
+                with suppress(LakeError, OSError):  # the error itself is what counts
+                    self._end("failed" if isinstance(error, Exception) else "stopped", f"{type(error).__name__}: {error}")
+                raise
+            state = "failed" if self.outcome.problems else "stopped" if self.outcome.stopped or partial else "done"
+            self._end(state, self.outcome.stopped or "; ".join(self.outcome.problems[:3]) or None)
         return self.outcome
+
+    def _end(self, state: str, why: str | None) -> None:
+        """Close the pools, and note how the run ended, unless an operator or another driver has the say by now."""
+        for runner in self.runners.values():
+            runner.close()
+        if not self.lease.lost.is_set():
+            if self._state() not in ("paused", "cancelled", state):
+                self._transition(state, why)
+            self.journal.flush()
 
     # -- the campaign's own record -------------------------------------------------------------------------------------
 
@@ -116,7 +127,7 @@ class Driver:
         return rows[0]["state"] if rows else None
 
     def _transition(self, state: str, why: str | None = None) -> None:
-        self.journal.write("campaign", state=state, definition=self.campaign.text, who=who(), why=why)
+        self.journal.write("campaign", state=state, definition=self.campaign.text, who=who(), why=why and why[:512])
         self.journal.flush()
 
     def _register(self) -> None:
@@ -128,6 +139,9 @@ class Driver:
             )
         if rows and rows[0]["state"] == "cancelled":
             raise CampaignError(f"campaign {self.campaign.name} was cancelled ({rows[0]['why'] or 'no reason given'})")
+        if rows and rows[0]["state"] == "paused":
+            why = f" ({rows[0]['why']})" if rows[0]["why"] else ""
+            raise CampaignError(f"campaign {self.campaign.name} was paused by {rows[0]['who']}{why}; drp resume lets it run")
         if not rows:
             self._transition("created")
         if not rows or rows[0]["state"] != "done":
@@ -148,86 +162,99 @@ class Driver:
 
     def _drive(self, through: str | None, only_step: str | None, only_site: str | None) -> None:
         with self._timed("recover"):
-            self.outcome.healed += heal.heal(self.lake, self.runners, self.campaign, self.progress)
+            healed = heal.heal(self.lake, self.runners, self.progress)
+        self.outcome.healed += healed.done
         with self._timed("inception"):
             inception.fill(self.lake, self.campaign, self.pipeline, self.progress)
-        plan = list(placement.PLAN)
-        position = 0
-        while position < len(plan):
-            kind, name = plan[position]
-            if kind == "move":
-                position += 1
-                if only_step is None:
-                    with self._timed(name):
-                        self._move(name)
-            else:
-                steps = [name]
-                while kind == "steps" and plan[position + len(steps) : position + len(steps) + 1] and (
-                    plan[position + len(steps)][0] == "steps"
-                ):  # fmt: skip
-                    steps.append(plan[position + len(steps)][1])
-                position += len(steps)
-                if through in steps:
-                    steps = steps[: steps.index(through) + 1]
-                if only_step is not None:
-                    steps = [step for step in steps if step == only_step]
-                sites = [self.lake.central.name] if kind == "central" else list(self.campaign.sites)
-                if only_site is not None:
-                    sites = [site for site in sites if site == only_site]
-                if steps and sites:
-                    self._steps(steps, sites)
-                if through in steps:
-                    return
+        for kind, names in placement.PLAN:
             if self.outcome.problems:
-                return
+                break
+            if kind == "move":
+                if only_step is None:
+                    with self._timed(*names):
+                        self._move(*names)
+                continue
+            steps = names[: names.index(through) + 1] if through in names else names
+            sites = [self.lake.central.name] if kind == "central" else list(self.campaign.sites)
+            self._steps(
+                [step for step in steps if only_step in (None, step)], [site for site in sites if only_site in (None, site)]
+            )
+            if through in names:
+                break
+        self.outcome.problems += healed.hopeless
 
     def _move(self, phase: str) -> None:
         self.progress.phase(phase)
-        specs = placement.rules(phase, self.pipeline, self.campaign, self.lake.central.name)
-        self._event(phase, self.lake.central.name, "running")
-        rules = movement.add_rules(self.lake, specs)
+        rules = movement.add_rules(self.lake, placement.rules(phase, self.pipeline, self.campaign, self.lake.central.name))
         report = movement.run_rules(
             self.lake, rules, lambda done, total: self.progress.update("movement", phase, done, total)
         )
         self.outcome.files_moved += report.files
         for rule in report.stuck:
             self.outcome.problems.append(f"rule {rule.name} is STUCK: {rule.reason}; look with drp transfers")
-        self._event(phase, self.lake.central.name, "failed" if report.stuck else "accepted")
+        site, state = self.lake.central.name, "failed" if report.stuck else "accepted"
+        if report.files or self._decisions().get((phase, site), {}).get("state") != state:
+            self._event(phase, site, state)
 
-    def _steps(self, steps: Iterable[str], sites: list[str]) -> None:
+    def _steps(self, steps: Sequence[str], sites: Sequence[str]) -> None:
+        """The steps at all of these sites at once; waits for all of them, and raises the first error that is not a site's own."""
+        if not steps or not sites:
+            return
         self.progress.phase(" ".join(steps))
+        decisions = self._decisions()
+        failure: BaseException | None = None
         with ThreadPoolExecutor(len(sites)) as threads:
-            results = [threads.submit(self._site, list(steps), site) for site in sites]
-            for result in results:
-                result.result()
+            waiting = {threads.submit(self._site, steps, site, decisions) for site in sites}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for error in [future.exception() for future in done]:
+                        if isinstance(error, (LakeError, OSError)):
+                            self.outcome.problems.append(" ".join(str(error).split()))
+                        elif error is not None:
+                            failure = error if failure is None or isinstance(failure, Stopped) else failure
+                            self._why = self._why or "another site failed"
+            except KeyboardInterrupt:
+                self._why = "interrupted"
+                raise
+        if failure is not None:
+            raise failure
 
-    def _site(self, steps: list[str], site: str) -> None:
+    def _site(self, steps: Sequence[str], site: str, decisions: Decisions) -> None:
         """All given steps at one site, in order; stops at the first that is not accepted."""
         runner = self.runners[site]
         runner.predict()
+        tallies = runner.tallies()
         for step in steps:
-            before = runner.tally(step)
-            if before.done == before.quanta and before.quanta:
+            before, decision = tallies.get(step, Tally(0, 0, 0)), decisions.get((step, site), {})
+            if decision.get("state") == "rejected":
+                why = f" ({decision['why']})" if decision["why"] else ""
+                self.outcome.problems.append(f"{step} at {site} was rejected by {decision['who']}{why}; drp retry or drp accept it")
+                return
+            if before.done == before.quanta:
                 continue
-            with self._timed(step, site):
+            if before.done + before.failed < before.quanta:
                 self._event(step, site, "running", before)
-                after = runner.run_step(step)
+            with self._timed(step, site):
+                runner.run_step(step)
+            after = runner.tallies()[step]
             self.outcome.quanta_run += after.done - before.done
-            if after.failed > self.campaign.tolerate.get(step, 0.0) * after.quanta and not self._accepted(step, site, after):
-                self._event(step, site, "reviewable", after)
+            accepted = (decision.get("failed") or 0) if decision.get("state") == "accepted" else 0
+            tolerable = self.campaign.tolerate.get(step, 0.0) * after.quanta
+            state = "accepted" if after.failed <= max(accepted, tolerable) else "reviewable"
+            if after != before or decision.get("state") != state:
+                self._event(step, site, state, after)
+            if state == "reviewable":
                 self.outcome.problems.append(
                     f"{step} at {site}: {after.failed} of {after.quanta} quanta failed; "
                     f"look with drp status --step {step}, then drp retry or drp accept"
                 )
                 return
-            self._event(step, site, "accepted", after)
 
-    def _accepted(self, step: str, site: str, tally: Tally) -> bool:
-        """True when an operator accepted at least these failures by name."""
-        for event in latest(self.lake, "step", "step, site", self.campaign.name):
-            if event["step"] == step and event["site"] == site:
-                return event["state"] == "accepted" and (event["failed"] or 0) >= tally.failed
-        return False
+    def _decisions(self) -> Decisions:
+        """The latest event of every step and phase at every site."""
+        self.journal.flush()
+        return {(e["step"], e["site"]): e for e in latest(self.lake, "step", "step, site", self.campaign.name)}
 
     def _event(self, step: str, site: str, state: str, tally: Tally | None = None) -> None:
         self.journal.write(
@@ -260,7 +287,6 @@ def run(
     step: str | None = None,
     site: str | None = None,
     progress: Progress | None = None,
-    driver: Callable[..., Driver] = Driver,
 ) -> Outcome:
     """Run or continue a campaign; see Driver.run."""
-    return driver(lake, campaign, progress).run(through, step, site)
+    return Driver(lake, campaign, progress).run(through, step, site)

@@ -6,26 +6,30 @@ Delta table. A quantum that fails does not stop the others of its job.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import signal
 import socket
 import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import schemas
 from lake import datastore, slices
 from lake.site import Site
-from pipelines.definition import Pipeline, Task
+from pipelines.definition import Task
 from pipelines.image import Image
 from pipelines.quantum import DatasetRef, Inputs, NoWork, Payload, Quantum
 
@@ -41,7 +45,6 @@ class JobSpec:
     quanta: tuple[Quantum, ...]
     refs: Mapping[str, Mapping[str, list[DatasetRef]]]
     expected: Mapping[tuple[str, str], list[dict[str, Any]]]
-    dimensions: Mapping[str, tuple[str, ...]]
     storage: Mapping[str, str]
 
 
@@ -59,68 +62,120 @@ class Mismatch(ValueError):
     """A task returned something else than it declares."""
 
 
+#: A payload on its way to a catalogue table: the expected dataset, and its rows as the table declares them.
+Part = tuple[Mapping[str, Any], pa.Table]
+
+#: What no other attempt at the same quantum would mend: the site's storage takes no more files.
+STORAGE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def run_job(spec: JobSpec) -> JobResult:
-    """Run all quanta of a job; never raises for a quantum's own failure."""
-    function = spec.task.load()
+    """Run all quanta of a job; raises only where the site's storage takes no more files (OSError, LakeError)."""
     result = JobResult(spec.job, spec.task.label)
     verified: set[str] = set()
-    tables: dict[str, list[tuple[dict[str, Any], pa.Table]]] = {name: [] for name in spec.task.outputs}
+    tables: dict[str, list[Part]] = {name: [] for name in spec.task.outputs}
     for quantum in spec.quanta:
         start = time.perf_counter()
         state, reason = "succeeded", None
         try:
-            inputs = CachedInputs(spec.site.root, spec.refs.get(quantum.quantum_id, {}), verified)
-            payloads = function(quantum, inputs)
-            _check(spec.task, payloads)
-            files, rows = [], []
-            for name in spec.task.outputs:
-                for row, payload in _split(name, spec.expected[(quantum.quantum_id, name)], payloads[name]):
-                    if isinstance(payload, pa.Table):
-                        rows.append((name, row, payload))
-                    else:
-                        files.append(_write(spec, name, row, payload))
+            files, parts = _run_quantum(spec, quantum, verified)
             result.datasets += files
-            for name, row, payload in rows:
-                tables[name].append((row, payload))
+            for name, part in parts:
+                tables[name].append(part)
         except NoWork as nothing:
             state, reason = "no_work", str(nothing)
-        except MemoryError:
-            state, reason = "failed", "out of memory"
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            state, reason = "failed", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            _raise_if_storage_failed(error)
+            state, reason = "failed", _reason(error)
         result.attempts.append(
             {
                 "quantum_id": quantum.quantum_id, "task": spec.task.label, "step": spec.task.step, "job": spec.job,
-                "attempt": spec.attempt, "state": state, "reason": reason[:2048] if reason else None,
+                "attempt": spec.attempt, "state": state, "reason": reason,
                 "seconds": time.perf_counter() - start,
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "host": socket.gethostname(),
             }
         )  # fmt: skip
-    for name, parts in tables.items():
-        if parts:
-            result.datasets += _write_slices(spec, name, parts)
+    for name, made in tables.items():
+        if made:
+            try:
+                result.datasets += _write_slices(spec, name, made)
+            except Exception as error:
+                _raise_if_storage_failed(error)
+                _fail(result, {expected["quantum_id"] for expected, _ in made}, _reason(error))
     return result
 
 
-def _check(task: Task, payloads: Mapping[str, Payload]) -> None:
-    if set(payloads) != set(task.outputs):
-        raise Mismatch(f"{task.label} returned {sorted(payloads)}, declared are {sorted(task.outputs)}")
+def _run_quantum(
+    spec: JobSpec, quantum: Quantum, verified: set[str]
+) -> tuple[list[dict[str, Any]], list[tuple[str, Part]]]:
+    """Call the task; returns the rows of the files it left, and the parts of tables, which are written by job."""
+    inputs = CachedInputs(spec.site.root, spec.refs.get(quantum.quantum_id, {}), verified)
+    payloads = spec.task.load()(quantum, inputs)
+    if not isinstance(payloads, Mapping) or set(payloads) != set(spec.task.outputs):
+        returned = sorted(payloads) if isinstance(payloads, Mapping) else type(payloads).__name__
+        raise Mismatch(f"{spec.task.label} returned {returned}, declared are {sorted(spec.task.outputs)}")
+    whole = [
+        (name, expected, payload)
+        for name in spec.task.outputs
+        for expected, payload in _split(name, spec.expected[quantum.quantum_id, name], payloads[name])
+    ]
+    for name, _, payload in whole:
+        if isinstance(payload, pa.Table) != (spec.storage[name] == "table") or not isinstance(payload, pa.Table | Image | bytes):
+            raise Mismatch(f"{name} is stored as {spec.storage[name]}, {spec.task.label} returned a {type(payload).__name__}")
+    parts: list[tuple[str, Part]] = [
+        (name, (row, _declared(spec, name, rows))) for name, row, rows in whole if isinstance(rows, pa.Table)
+    ]
+    files = [_write(spec, name, row, payload) for name, row, payload in whole if not isinstance(payload, pa.Table)]
+    return files, parts
+
+
+def _declared(spec: JobSpec, name: str, rows: pa.Table) -> pa.Table:
+    """Rows with the declared columns of a table, ``site`` filled in."""
+    site = pa.array([spec.site.name] * rows.num_rows, pa.string())
+    own = [c for c in rows.column_names if c != "site"]
+    return schemas.conform(name, rows.select(own).append_column("site", site))
+
+
+def _fail(result: JobResult, quanta: set[str], reason: str) -> None:
+    """Turn the successes of some quanta into failures; what they left is not registered."""
+    result.datasets = [row for row in result.datasets if row["quantum_id"] not in quanta]
+    for attempt in result.attempts:
+        if attempt["quantum_id"] in quanta and attempt["state"] == "succeeded":
+            attempt |= {"state": "failed", "reason": reason}
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, with the last line of the project's own code that it passed through."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = ([frame for frame in frames if "site-packages" not in frame.filename] or list(frames))[-1]
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{text[:1900]} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _raise_if_storage_failed(error: BaseException) -> None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in STORAGE_FAILURES:
+            raise error
+        cause = cause.__context__
 
 
 def _split(name: str, expected: list[dict[str, Any]], payload: Payload) -> list[tuple[dict[str, Any], Payload]]:
     """The payload per expected dataset: itself, or, for a table over finer dimensions, the rows of each data ID."""
-    if len(expected) == 1 or not isinstance(payload, pa.Table):
+    if len(expected) == 1:
         return [(expected[0], payload)]
+    if not isinstance(payload, pa.Table):
+        raise Mismatch(f"{name}: one file cannot be {len(expected)} datasets")
     finer = [c for c in schemas.DATA_ID if len({row[c] for row in expected}) > 1 and c in payload.column_names]
-    key = finer[0] if finer else None
-    if key is None:
+    if not finer:
         raise Mismatch(f"{name}: the table has no column that tells its {len(expected)} datasets apart")
-    values = payload[key].to_numpy()
-    parts = [(row, payload.filter(pa.array(values == row[key]))) for row in expected]
+    key = finer[0]
+    parts: list[tuple[dict[str, Any], Payload]] = [(row, payload.filter(pc.equal(payload[key], row[key]))) for row in expected]
     if sum(part.num_rows for _, part in parts) != payload.num_rows:
         raise Mismatch(f"{name}: rows with a {key} that was not expected")
-    return [(row, part) for row, part in parts]
+    return parts
 
 
 def _row(spec: JobSpec, name: str, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,14 +193,12 @@ def _write(spec: JobSpec, name: str, expected: Mapping[str, Any], payload: Image
     }  # fmt: skip
 
 
-def _write_slices(spec: JobSpec, name: str, parts: list[tuple[dict[str, Any], pa.Table]]) -> list[dict[str, Any]]:
+def _write_slices(spec: JobSpec, name: str, parts: list[Part]) -> list[dict[str, Any]]:
     """All slices of one table that the job made, as few files as partitions allow."""
-    conformed = []
-    for expected, table in parts:
-        site = pa.array([spec.site.name] * table.num_rows, pa.string())
-        columns = [c for c in table.column_names if c != "site"]
-        whole = schemas.conform(name, table.select(columns).append_column("site", site))
-        conformed.append((expected["dataset_id"], {"site": spec.site.name, **_partition(name, expected, whole)}, whole))
+    by = [c for c in schemas.table(name).partition_by if c != "site"]
+    conformed = [
+        (expected["dataset_id"], {"site": spec.site.name} | {c: expected[c] for c in by}, rows) for expected, rows in parts
+    ]
     written = {record.dataset_id: record for record in slices.write_slices(spec.site, name, conformed)}
     return [
         _row(spec, name, expected) | {
@@ -157,21 +210,12 @@ def _write_slices(spec: JobSpec, name: str, parts: list[tuple[dict[str, Any], pa
     ]  # fmt: skip
 
 
-def _partition(name: str, expected: Mapping[str, Any], table: pa.Table) -> dict[str, Any]:
-    """Partition values of a slice, from its data ID (a slice lies in one partition)."""
-    values = {}
-    for column in schemas.table(name).partition_by:
-        if column != "site":
-            values[column] = expected[column] if expected.get(column) is not None else table[column][0].as_py()
-    return values
-
-
 class CachedInputs(Inputs):
     """Inputs that keep recently read images of this process: the quanta of a job often read the same ones."""
 
     LIMIT = 96 * 2**20
-    _images: OrderedDict[tuple[str, str | None], Image] = OrderedDict()
-    _held = 0
+    _images: ClassVar[OrderedDict[tuple[str, str | None], Image]] = OrderedDict()
+    _held: ClassVar[int] = 0
 
     def _read(self, ref: DatasetRef) -> Image:
         key = (str(self.root / ref.path), ref.file_checksum)
@@ -185,19 +229,24 @@ class CachedInputs(Inputs):
         cache.move_to_end(key)
         return cache[key].copy()
 
-    def image(self, dataset_type: str) -> Image:
-        refs = self.refs(dataset_type)
-        if len(refs) != 1:
-            raise KeyError(f"{len(refs)} inputs of type {dataset_type}, one is needed")
-        return self._read(refs[0])
 
-    def images(self, dataset_type: str) -> list[tuple[DatasetRef, Image]]:
-        return [(ref, self._read(ref)) for ref in self.refs(dataset_type)]
+class WorkerPool(ProcessPoolExecutor):
+    """Worker processes to which Ctrl-C means nothing: it is for the driver to say what becomes of the running jobs."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a worker that is started inherits the mask
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.shutdown(wait=True, cancel_futures=error is not None)
 
 
-def pool(workers: int) -> ProcessPoolExecutor:
+def pool(workers: int) -> WorkerPool:
     """A pool of worker processes, started by spawn (delta-rs does not survive fork), that die with their parent."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    return WorkerPool(workers, mp_context=get_context("spawn"), initializer=_start_worker)
 
 
 def _start_worker() -> None:
@@ -217,8 +266,3 @@ def _end_with_parent() -> None:
 
 #: Worker processes inherit these from the driver: parallelism is over jobs, not inside them.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-
-
-def pipeline_storage(pipeline: Pipeline) -> dict[str, str]:
-    """Storage class by dataset type."""
-    return {name: kind.storage for name, kind in pipeline.dataset_types.items()}

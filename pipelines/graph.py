@@ -16,29 +16,18 @@ import schemas
 from lake import delta, registry
 from lake.site import Site
 from pipelines.campaign import Campaign
-from pipelines.definition import Input, Pipeline, Task
+from pipelines.definition import Input, Pipeline, Task, columns
 
 SQL = Path(__file__).parent
-#: Dimensions that the visit or exposure implies; filled in wherever a data ID has a visit.
-IMPLIED = ("exposure", "visit", "physical_filter", "band", "day_obs")
-SPATIAL = ("visit", "detector", "tract", "patch")
+#: Columns by which the footprint (visit_detector_patch) joins what is on the sky with what a visit saw.
+SPATIAL = ("instrument", "visit", "detector", "tract", "patch")
 
 
-def columns(dimensions: Iterable[str]) -> list[str]:
-    """Data ID columns that are known once ``dimensions`` are: themselves and what a visit implies, in canonical order."""
-    have = set(dimensions)
-    if have & {"visit", "exposure"}:
-        have |= set(IMPLIED)
-    if "physical_filter" in have:
-        have.add("band")
-    return [c for c in schemas.DATA_ID if c in have]
-
-
-def connect(site: Site, tables: Iterable[str]) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with a view per named table of the site."""
-    con = delta.connect()
+def connect(site: Site, tables: Iterable[str], prune: str | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with a view per named table of the site; ``prune`` leaves out files, as delta.files() does."""
+    con = delta.cursor()
     for name in tables:
-        delta.relation(con, site, name).create_view(name)
+        delta.view(con, site, name, prune)
     return con
 
 
@@ -70,34 +59,33 @@ def predict(site: Site, pipeline: Pipeline, campaign: Campaign) -> tuple[pa.Tabl
 
     Returns tables in the declared schemas ``quantum`` (without ``at``) and ``expected_dataset``, ordered by task and data ID.
     """
-    con = connect(site, ["visit_detector_patch", "visit_detector_region", "visit"])
     share = campaign.sites[site.name]
     quanta, expected = [], []
-    for central in (False, True):
-        if central and not site.central:
-            continue
-        _footprint(con, campaign, campaign.tracts if central else share.processed)
-        for task in pipeline.tasks:
-            if task.central != central:
-                continue
-            selected = f"SELECT DISTINCT {_selected(task.dimensions)} FROM {_source(task.dimensions)}"
-            key = " || '|' || ".join(f"'{c}=' || {c}" for c in task.dimensions)
-            group = " || '|' || ".join(f"'{c}=' || {c}" for c in task.cluster) if task.cluster else "'all'"
-            order = ", ".join(task.dimensions)
-            table = con.sql(
-                f"SELECT $campaign AS campaign, $step AS step, $task AS task, $task || '/' || {group} AS job, *, "
-                f"$campaign || '|' || $task || '|' || {key} AS name FROM ({selected}) ORDER BY {order}",
-                params={"campaign": campaign.name, "step": task.step, "task": task.label}
-            ).to_arrow_table()
-            table = table.add_column(0, "quantum_id", registry.uuid5(table["name"])).drop_columns(["name"])
-            quanta.append(table)
-            con.register("q", table)
-            for output in task.outputs:
-                expected.append(_expected(con, pipeline, campaign, task, output))
-    con.close()
+    with connect(site, ["visit_detector_patch", "visit_detector_region", "visit"]) as con:
+        for central in (False, True) if site.central else (False,):
+            _footprint(con, campaign, campaign.tracts if central else share.processed)
+            for task in pipeline.tasks:
+                if task.central == central:
+                    table = _quanta(con, campaign, task)
+                    quanta.append(table)
+                    con.register("q", table)
+                    expected += [_expected(con, pipeline, campaign, task, output) for output in task.outputs]
     outputs = registry.with_ids(None, pa.concat_tables(expected), pipeline.dimensions())
     outputs = outputs.select(schemas.table("expected_dataset").arrow.names)
     return pa.concat_tables(quanta), schemas.conform("expected_dataset", outputs)
+
+
+def _quanta(con: duckdb.DuckDBPyConnection, campaign: Campaign, task: Task) -> pa.Table:
+    """Quanta of one task: one per data ID over its dimensions that the footprint has."""
+    selected = f"SELECT DISTINCT {_selected(task.dimensions)} FROM {_source(task.dimensions)}"
+    key = " || '|' || ".join(f"'{c}=' || {c}" for c in task.dimensions)
+    group = " || '|' || ".join(f"'{c}=' || {c}" for c in task.cluster) if task.cluster else "'all'"
+    table = con.sql(
+        f"SELECT $campaign AS campaign, $step AS step, $task AS task, $task || '/' || {group} AS job, *, "
+        f"$campaign || '|' || $task || '|' || {key} AS name FROM ({selected}) ORDER BY {', '.join(task.dimensions)}",
+        params={"campaign": campaign.name, "step": task.step, "task": task.label},
+    ).to_arrow_table()
+    return table.add_column(0, "quantum_id", registry.uuid5(table["name"])).drop_columns(["name"])
 
 
 def _expected(
@@ -113,12 +101,12 @@ def _expected(
         body = f"SELECT q.quantum_id, {_selected(dimensions, 's.')} FROM q JOIN ({source}) s ON {on}"
     else:
         body = f"SELECT q.quantum_id, {_selected(dimensions, 'q.')} FROM q"
-    table = con.sql(
+    order = ", ".join(dimensions)
+    return con.sql(
         f"SELECT $type AS dataset_type, $run AS run, quantum_id, $step AS step, $task AS task, "
-        f"{', '.join(schemas.DATA_ID)} FROM ({body})",
-        params={"type": output, "run": pipeline.run(campaign.name, output), "step": task.step, "task": task.label}
+        f"{', '.join(schemas.DATA_ID)} FROM ({body}) ORDER BY quantum_id, {order}",
+        params={"type": output, "run": pipeline.run(campaign.name, output), "step": task.step, "task": task.label},
     ).to_arrow_table()
-    return table
 
 
 def resolve(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quanta: pa.Table) -> pa.Table:
@@ -126,10 +114,9 @@ def resolve(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quan
 
     Returns one row per (quantum_id, dataset_type, dataset), ordered; columns quantum_id and those of ``dataset``.
     """
-    con = connect(site, ["dataset", "visit_detector_patch", "visit", "certification"])
-    con.register("q", quanta)
-    parts = [_edges(con, pipeline, campaign, task, given) for given in task.inputs]
-    con.close()
+    with connect(site, ["dataset", "visit_detector_patch", "visit", "certification"]) as con:
+        con.register("q", quanta)
+        parts = [_edges(con, pipeline, campaign, task, given) for given in task.inputs]
     if not parts:
         return schemas.table("dataset").arrow.empty_table().add_column(0, "quantum_id", pa.array([], pa.string()))
     return pa.concat_tables(parts)
@@ -141,7 +128,8 @@ def _edges(
     chosen = ", ".join(f"d.{c}" for c in schemas.table("dataset").arrow.names if c != "quantum_id")
     joined, params = _join(pipeline, campaign, task, given, "dataset")
     order = ", ".join(f"d.{c}" for c in pipeline.dataset_types[given.dataset_type].dimensions)
-    return con.sql(f"SELECT DISTINCT q.quantum_id, {chosen} {joined} ORDER BY q.quantum_id, {order}", params=params).to_arrow_table()
+    rows = con.sql(f"SELECT DISTINCT q.quantum_id, {chosen} {joined} ORDER BY q.quantum_id, {order}", params=params)
+    return rows.to_arrow_table()
 
 
 def _join(pipeline: Pipeline, campaign: Campaign, task: Task, given: Input, table: str) -> tuple[str, dict[str, str]]:
@@ -195,7 +183,7 @@ def missing_inputs(task: Task, quanta: pa.Table, edges: pa.Table) -> dict[str, l
     needed = [given.dataset_type for given in task.inputs if not given.optional]
     if not needed:
         return {}
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.register("q", quanta)
         con.register("e", edges)
         con.register("n", pa.table({"dataset_type": needed, "position": list(range(len(needed)))}))

@@ -6,30 +6,35 @@ A dataset is a function of its data ID (law 4), so a remade file has the registe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from checks import audit
 from lake import delta, movement
-from lake.site import Lake, Site
-from pipelines.campaign import Campaign
+from lake.site import Lake
 from pipelines.runner import SiteRunner
 
 if TYPE_CHECKING:
     from pipelines.driver import Progress
 
 
-def heal(lake: Lake, runners: Mapping[str, SiteRunner], campaign: Campaign, progress: Progress) -> list[str]:
-    """Heal every site: what a quick audit (existence and size) or an earlier deep one found lost or damaged.
+@dataclass(frozen=True)
+class Healed:
+    """``done``: a line per site and kind of remedy; ``hopeless``: a line per file that nothing could bring back."""
 
-    Returns a line per site and kind of remedy, and a line per file that nothing could bring back.
-    """
-    open_paths = {name: _broken(site) for name, site in lake.sites.items()}
+    done: list[str] = field(default_factory=list)
+    hopeless: list[str] = field(default_factory=list)
+
+
+def heal(lake: Lake, runners: Mapping[str, SiteRunner], progress: Progress) -> Healed:
+    """Heal every site: what a listing shows to be lost or of another size, or an earlier audit found damaged."""
+    open_paths = {name: audit.broken(site) for name, site in lake.sites.items()}
     if not any(open_paths.values()):
-        return []
+        return Healed()
     progress.phase("heal")
-    lines = _fetch(lake, open_paths)
+    lines, hopeless = _fetch(lake, open_paths), []
     for name, runner in runners.items():
         left = audit.still_broken(runner.site, open_paths[name])
         remade = _remake(runner, left)
@@ -39,13 +44,8 @@ def heal(lake: Lake, runners: Mapping[str, SiteRunner], campaign: Campaign, prog
     for name, paths in open_paths.items():
         left = audit.still_broken(lake.site(name), paths)
         audit.record(lake.site(name), sorted(set(paths) - set(left)), "healed")
-        lines += [f"{name}: {path} cannot be brought back: no good replica, and no quantum made it" for path in left]
-    return lines
-
-
-def _broken(site: Site) -> list[str]:
-    """Registered files that are missing or of the wrong size now, or that a deep audit found altered and nobody healed."""
-    return audit.broken(site)
+        hopeless += [f"{name}: {path} is lost for good: no site has a good copy, and it cannot be made again" for path in left]
+    return Healed(lines, hopeless)
 
 
 def _fetch(lake: Lake, paths: Mapping[str, list[str]]) -> list[str]:
@@ -62,9 +62,9 @@ def _remake(runner: SiteRunner, paths: list[str]) -> int:
     """Run again the quanta that made the datasets in these files; returns how many."""
     if not paths:
         return 0
-    with delta.connect() as con:
-        delta.relation(con, runner.site, "dataset").create_view("dataset")
-        delta.relation(con, runner.site, "quantum").create_view("quantum")
+    with delta.cursor() as con:
+        delta.view(con, runner.site, "dataset")
+        delta.view(con, runner.site, "quantum")
         con.register("broken", pa.table({"path": pa.array(paths, pa.string())}))
         found = con.execute(
             "SELECT DISTINCT q.task, q.quantum_id FROM dataset d SEMI JOIN broken USING (path) JOIN quantum q USING (quantum_id)"

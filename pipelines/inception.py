@@ -24,6 +24,17 @@ class FingerprintError(RuntimeError):
     """The software that runs is not the software that the campaign pinned."""
 
 
+def check(lake: Lake, campaign: Campaign) -> None:
+    """Refuse a campaign that speaks of a site, instrument or setting that does not exist, before anything is written."""
+    instrument.load(campaign.instrument)
+    for name in {**campaign.sites, **(campaign.raws or {})}:
+        lake.site(name)
+    if campaign.simulate is not None:
+        from pipelines.simulate import survey
+
+        survey.mapping(campaign)
+
+
 def fill(lake: Lake, campaign: Campaign, pipeline: Pipeline, progress: Progress) -> None:
     """Register the campaign's dataset types and runs, pin the software, and simulate or ingest the raws it names.
 

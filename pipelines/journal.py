@@ -64,10 +64,10 @@ class Journal:
 
 def latest(lake: Lake, table: str, keys: str, campaign: str) -> list[dict[str, Any]]:
     """The latest event per key (comma separated columns) of a campaign table."""
-    with delta.connect() as con:
-        delta.relation(con, lake.central, table).create_view("events")
+    with delta.cursor() as con:
+        delta.view(con, lake.central, table)
         found = con.sql(
-            f"SELECT * FROM events WHERE campaign = $campaign QUALIFY row_number() OVER "
+            f"SELECT * FROM {table} WHERE campaign = $campaign QUALIFY row_number() OVER "
             f"(PARTITION BY {keys} ORDER BY \"at\" DESC) = 1 ORDER BY {keys}",
             params={"campaign": campaign}
         ).to_arrow_table()
@@ -77,8 +77,8 @@ def latest(lake: Lake, table: str, keys: str, campaign: str) -> list[dict[str, A
 
 def campaigns(lake: Lake) -> list[str]:
     """Names of the campaigns that a lake holds, in alphabetical order."""
-    with delta.connect() as con:
-        delta.relation(con, lake.central, "campaign").create_view("campaign")
+    with delta.cursor() as con:
+        delta.view(con, lake.central, "campaign")
         return [row[0] for row in con.execute("SELECT DISTINCT campaign FROM campaign ORDER BY 1").fetchall()]
 
 

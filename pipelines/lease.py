@@ -10,16 +10,18 @@ import os
 import socket
 import threading
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 import schemas
 from lake import delta
-from lake.site import Lake
+from lake.site import Lake, LakeError
 from pipelines.journal import now, who
 
 LASTS = timedelta(seconds=60)
@@ -53,8 +55,8 @@ def dead(holder: str) -> bool:
 
 def current(lake: Lake, campaign: str) -> dict[str, Any] | None:
     """The latest lease event of a campaign, or None."""
-    with delta.connect() as con:
-        delta.relation(con, lake.central, "lease").create_view("lease")
+    with delta.cursor() as con:
+        delta.view(con, lake.central, "lease")
         rows = con.sql(
             'SELECT * FROM lease WHERE campaign = $c ORDER BY "at" DESC LIMIT 1', params={"c": campaign}
         ).to_arrow_table()
@@ -63,7 +65,10 @@ def current(lake: Lake, campaign: str) -> dict[str, Any] | None:
 
 
 class Lease:
-    """Context manager that holds the campaign's lease and renews it in a thread; ``lost`` is set if it cannot be renewed."""
+    """Context manager that holds the campaign's lease and renews it in a thread.
+
+    ``lost`` is set when another driver has it, or when it could not be renewed and is about to run out.
+    """
 
     def __init__(self, lake: Lake, campaign: str) -> None:
         self.lake, self.campaign = lake, campaign
@@ -76,16 +81,24 @@ class Lease:
     def _app(self) -> str:
         return f"lease/{self.campaign}"
 
+    def _number(self) -> int:
+        """The number of the last event; to be read before the event itself, so that who was overtaken is refused."""
+        return delta.transaction_version(self.lake.central, "lease", self._app) or 0
+
     def _append(self, state: str, number: int) -> bool:
+        at = now()
         row = {
             "campaign": self.campaign, "token": self.token, "holder": _identity(), "state": state,
-            "expires_at": now() + LASTS, "at": now(),
+            "expires_at": at + LASTS, "at": at,
         }  # fmt: skip
         rows = pa.Table.from_pylist([row], schema=schemas.table("lease").arrow)
-        return delta.append(self.lake.central, "lease", rows, (self._app, number))
+        done = delta.append(self.lake.central, "lease", rows, (self._app, number))
+        if done:
+            self._expires = at + LASTS
+        return done
 
     def __enter__(self) -> Lease:
-        number = delta.transaction_version(self.lake.central, "lease", self._app) or 0
+        number = self._number()
         held = current(self.lake, self.campaign)
         if held and held["state"] == "held" and held["expires_at"] > now() and not dead(held["holder"]):
             raise LeaseError(
@@ -99,15 +112,17 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW):
-            held = current(self.lake, self.campaign)
-            number = delta.transaction_version(self.lake.central, "lease", self._app) or 0
-            if held is None or held["token"] != self.token or not self._append("held", number + 1):
-                self.lost.set()
-                return
+            try:
+                number, held = self._number(), current(self.lake, self.campaign)
+                if held is None or held["token"] != self.token or not self._append("held", number + 1):
+                    return self.lost.set()
+            except (LakeError, OSError, duckdb.Error):
+                if now() + timedelta(seconds=RENEW) > self._expires:  # the next try would come too late
+                    return self.lost.set()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
         if not self.lost.is_set():
-            number = delta.transaction_version(self.lake.central, "lease", self._app) or 0
-            self._append("released", number + 1)
+            with suppress(LakeError, OSError):  # a holder that is gone counts as dead anyway
+                self._append("released", self._number() + 1)

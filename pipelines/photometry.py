@@ -61,7 +61,7 @@ def forced(image: Image, x: ArrayLike, y: ArrayLike, planes: int = UNUSABLE) -> 
         raise ValueError("an image without a PSF has no PSF fluxes")
     x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
     # Five widths hold all but 1e-5 of sum(P^2); the rest of the stamp would only cost time.
-    half = int(np.ceil(5 * image.psf.sigma((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)))
+    half = int(np.ceil(5 * image.psf.width))
     stamps, x0, y0 = image.psf.rendered(x, y, half)
     rows, columns = (start[:, None] + np.arange(stamps.shape[-1]) for start in (y0, x0))
     inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[:, None]

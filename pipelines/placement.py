@@ -19,17 +19,17 @@ from pipelines.definition import Pipeline
 
 PHASES = ("place", "fan-in", "fan-out", "return")
 
-#: Steps that every site runs on its own between two phases; the phase that follows; and the central step after it.
-PLAN: tuple[tuple[str, str], ...] = (
-    ("move", "place"),
-    ("steps", "step1"), ("steps", "step2a"), ("steps", "step2b"),
-    ("move", "fan-in"),
-    ("central", "step2c"),
-    ("move", "fan-out"),
-    ("steps", "step2d"), ("steps", "step2e"), ("steps", "step3"), ("steps", "step4"), ("steps", "step5"), ("steps", "step6"),
-    ("move", "return"),
-    ("central", "step7"),
-)  # fmt: skip
+#: What a campaign does, in order: move a phase's datasets; steps that every site runs on its own; steps of the central site.
+PLAN: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("move", ("place",)),
+    ("steps", ("step1", "step2a", "step2b")),
+    ("move", ("fan-in",)),
+    ("central", ("step2c",)),
+    ("move", ("fan-out",)),
+    ("steps", ("step2d", "step2e", "step3", "step4", "step5", "step6")),
+    ("move", ("return",)),
+    ("central", ("step7",)),
+)
 
 
 def _numbers(values: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ of the flux, where a cubic spline errs by 0.9 % and 0.35 %.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -29,9 +29,42 @@ class PsfModel:
     order: int
     shape: tuple[int, int]
 
+    @classmethod
+    def through(
+        cls, stamps: Array, x: ArrayLike, y: ArrayLike, order: int, shape: tuple[int, int], weight: ArrayLike = 1.0
+    ) -> PsfModel:
+        """The model of at most ``order`` nearest to PSF stamps (N, size, size) at (x, y) (N,) of an image of ``shape``.
+
+        The order is lowered until there are twice as many samples as coefficients; order 0 is the weighted mean.
+        """
+        while order > 0 and len(stamps) < 2 * len(polynomial_terms(order)):
+            order -= 1
+        root = np.sqrt(np.broadcast_to(np.asarray(weight, float), len(stamps)))
+        unit = cls(np.zeros((len(polynomial_terms(order)), 1, 1)), order, shape)
+        design = unit.weights(x, y) * root[:, None]
+        # A small ridge on the slopes keeps a model of samples along one line from running away across it.
+        ridge = np.diag([0.0] + [1e-4 * float(root @ root)] * (design.shape[1] - 1))
+        solution = np.linalg.solve(design.T @ design + ridge, design.T @ (stamps.reshape(len(stamps), -1) * root[:, None]))
+        return cls(solution.reshape(-1, *stamps.shape[1:]), order, shape)
+
     @property
     def size(self) -> int:
         return int(self.stamps.shape[-1])
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """x, y of the middle of the image."""
+        return 0.5 * (self.shape[1] - 1), 0.5 * (self.shape[0] - 1)
+
+    @cached_property
+    def width(self) -> float:
+        """sigma() at the middle of the image, pixels."""
+        return self.sigma(*self.middle)
+
+    @property
+    def area(self) -> float:
+        """noise_area() at the middle of the image, pixels."""
+        return float(self.noise_area(*self.middle)[0])
 
     def weights(self, x: ArrayLike, y: ArrayLike) -> Array:
         """Polynomial weights at positions (N,): (N, K)."""
@@ -72,12 +105,16 @@ class PsfModel:
         """Second-moment width sqrt((Ixx + Iyy) / 2) in pixels, Gaussian-weighted: noise in the wings does not count."""
         stamp = self.centred(x, y)[0]
         half = self.size // 2
-        yy, xx = np.mgrid[-half : half + 1, -half : half + 1]
+        offset = np.arange(-half, half + 1.0)
         width = 1.5
         for _ in range(20):
-            weighted = stamp * np.exp(-0.5 * (xx**2 + yy**2) / width**2)
-            second = float((weighted * (xx**2 + yy**2)).sum() / weighted.sum() / 2.0)
-            width = float(np.sqrt(max(second, 0.05) * 2.0))  # a Gaussian weighted by itself has half the variance
+            line = np.exp(-0.5 * offset**2 / width**2)  # the weight is line times line
+            across = stamp @ line
+            along = line @ stamp
+            second = float(((line * offset**2) @ across + along @ (line * offset**2)) / (line @ across) / 2.0)
+            width, last = float(np.sqrt(max(second, 0.05) * 2.0)), width  # a Gaussian weighted by itself has half the variance
+            if abs(width - last) < 1e-12 * width:
+                break
         return width
 
     def fwhm(self, x: float, y: float) -> float:
@@ -91,6 +128,13 @@ class PsfModel:
         """Effective area 1 / sum(psf^2) in pixels at positions (N,): PSF flux variance = area * variance of a pixel."""
         area: Array = 1.0 / np.square(self.centred(x, y)).sum(axis=(1, 2))
         return area
+
+
+def sample_grid(shape: tuple[int, int], count: int) -> tuple[Index, Index]:
+    """A grid x, y (count**2,) of pixels spread evenly over an image of ``shape``, to know its PSF by."""
+    steps = (np.arange(count) + 0.5) / count
+    x, y = np.meshgrid((steps * shape[1]).astype(np.int64), (steps * shape[0]).astype(np.int64))
+    return x.ravel(), y.ravel()
 
 
 def shift(stamps: Array, dx: ArrayLike, dy: ArrayLike, half: int | None = None) -> Array:

@@ -120,11 +120,14 @@ class Inputs:
         refs = self.refs(dataset_type)
         if len(refs) != 1:
             raise KeyError(f"{len(refs)} inputs of type {dataset_type}, one is needed")
-        return Image.read(self.path(refs[0]))
+        return self._read(refs[0])
 
     def images(self, dataset_type: str) -> list[tuple[DatasetRef, Image]]:
         """All images of this type in canonical order."""
-        return [(ref, Image.read(self.path(ref))) for ref in self.refs(dataset_type)]
+        return [(ref, self._read(ref)) for ref in self.refs(dataset_type)]
+
+    def _read(self, ref: DatasetRef) -> Image:
+        return Image.read(self.path(ref))
 
     def table(self, dataset_type: str) -> pa.Table:
         """The rows of all inputs of this type, declared columns, ordered by primary key; empty when there are none."""

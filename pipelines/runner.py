@@ -1,15 +1,15 @@
 """Run the tasks of a step at one site: subtract what exists, resolve inputs, run jobs on the site's pool, publish.
 
 Every finished job is published with the site's one committer, in batches. A quantum that fails is tried again, up to the
-campaign's number of attempts; when a worker dies, the jobs that were running are tried again one at a time, so that the one
-that kills its worker is found and the others do not pay for it.
+campaign's number of attempts. When a worker dies, the jobs that were running are tried again one at a time, then quantum
+by quantum, so that the one that kills its worker is found and the others do not pay for it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 import schemas
 from lake import delta, publish
-from lake.site import Site
+from lake.site import LakeError, Site
 from pipelines import execute, graph
 from pipelines.campaign import Campaign
 from pipelines.definition import Pipeline, Task
@@ -29,7 +29,7 @@ from pipelines.execute import JobResult, JobSpec
 from pipelines.journal import Journal, now
 from pipelines.quantum import DatasetRef, Quantum
 
-PUBLISH_SECONDS = 2.0
+PUBLISH_SECONDS = 5.0
 
 
 class Stopped(Exception):
@@ -70,10 +70,11 @@ class SiteRunner:
         self.fingerprint, self.stopping, self.progress = fingerprint, stopping, progress
         self.publisher = publish.Publisher(site)
         self._pool: ProcessPoolExecutor | None = None
-        self._contexts: dict[str, list[dict[str, Any]]] | None = None
+        self._records: dict[str, list[dict[str, Any]]] = {}
+        self._index: dict[tuple[str, ...], dict[tuple[Any, ...], list[dict[str, Any]]]] = {}
 
     def close(self) -> None:
-        """Stop the workers; running jobs are abandoned (their files are complete or under temporary names)."""
+        """Stop the workers once their jobs are done; what these made is not published (the next run makes it again)."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -112,10 +113,10 @@ class SiteRunner:
         """Quanta of a task that have neither succeeded nor found nothing to do nor failed for good, with ``tried``."""
         return self._query("pending", task=task.label, attempts=self.campaign.attempts)
 
-    def tally(self, step: str) -> Tally:
-        """Counts of a step's quanta."""
-        row = self._query("tally", step=step, attempts=self.campaign.attempts).to_pylist()[0]
-        return Tally(int(row["quanta"]), int(row["done"]), int(row["failed"]))
+    def tallies(self) -> dict[str, Tally]:
+        """Counts of the quanta of every step."""
+        rows = self._query("tally", attempts=self.campaign.attempts).to_pylist()
+        return {row["step"]: Tally(row["quanta"], row["done"], row["failed"]) for row in rows}
 
     def _query(self, name: str, **params: Any) -> pa.Table:
         sql = Path(__file__).with_name("runner.sql").read_text() + Path(__file__).with_name(f"{name}.sql").read_text()
@@ -124,12 +125,12 @@ class SiteRunner:
 
     # -- doing it ------------------------------------------------------------------------------------------------------
 
-    def run_step(self, step: str) -> Tally:
-        """Run every task of a step at this site to its end; returns the tally."""
+    def run_step(self, step: str) -> None:
+        """Run every task of a step at this site to its end."""
+        self._records, self._index = {}, {}  # dimension records may have come since the last step
         for task in self.pipeline.step(step):
             if not task.central or self.site.central:
                 self.run_task(task)
-        return self.tally(step)
 
     def run_task(self, task: Task, only: Iterable[str] | None = None) -> None:
         """Run the pending quanta of a task, or exactly those of ``only`` (to remake what was lost)."""
@@ -137,57 +138,73 @@ class SiteRunner:
         if not quanta.num_rows:
             return
         edges = graph.resolve(self.site, self.pipeline, self.campaign, task, quanta)
-        missing = graph.missing_inputs(task, quanta, edges)
-        if missing:
-            ready = pa.array([q not in missing for q in quanta["quantum_id"].to_pylist()])
-            without = quanta.filter(pc.invert(ready))
-            idle = graph.idle_producers(self.site, self.pipeline, self.campaign, task, without)
-            self._publish([], [self._without_inputs(task, row, missing[row["quantum_id"]], idle) for row in without.to_pylist()])
-            quanta = quanta.filter(ready)
+        quanta = self._ready(task, quanta, edges)
         queue = deque(self._jobs(task, quanta, edges))
-        suspects: deque[JobSpec] = deque()  # they ran when a worker died: one at a time, to find the one that kills
+        suspects: deque[JobSpec] = deque()  # they ran when a worker died
         running: dict[Future[JobResult], JobSpec] = {}
         results: list[JobResult] = []
         total, done, published = quanta.num_rows, 0, time.monotonic()
         self.progress(task.label, done, total)
         while queue or suspects or running:
-            why = self.stopping()
-            if why:
-                self._settle(results, task, list(running))
+            if why := self.stopping():
+                self._settle(task, results, running)
                 raise Stopped(why)
             while queue and not suspects and len(running) < 2 * self.campaign.workers:
                 self._submit(queue.popleft(), running)
             if suspects and not running:
                 self._submit(suspects.popleft(), running)
-            for future in wait(running, timeout=PUBLISH_SECONDS, return_when=FIRST_COMPLETED).done:
+            for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 if future not in running:
                     continue
                 spec = running.pop(future)
+                died = False
                 try:
                     result = future.result()
                 except BrokenProcessPool:
                     self._pool = None
-                    if running:
-                        suspects += [spec, *running.values()]
+                    if running or len(spec.quanta) > 1:
+                        suspects += [spec, *running.values()] if running else _singly(spec)
                         running.clear()
                         continue
-                    result = self._died(spec, task)
+                    result, died = self._lost(spec, task, "the worker process died"), True
+                except (LakeError, OSError):
+                    raise  # the site's storage takes no more files
+                except Exception as error:  # what came back could not be read
+                    result = self._lost(spec, task, f"{type(error).__name__}: {' '.join(str(error).split())[:1900]}")
                 again = self._again(spec, result)
                 if again is not None:
-                    queue.append(again)
+                    (suspects if died else queue).append(again)
                 done += len(spec.quanta) - (len(again.quanta) if again else 0)
                 results.append(result)
                 self.progress(task.label, done, total)
             if results and (time.monotonic() - published > PUBLISH_SECONDS or not (queue or suspects or running)):
-                self._settle(results, task)
+                self._settle(task, results)
                 results, published = [], time.monotonic()
 
-    def _settle(self, results: list[JobResult], task: Task, running: list[Future[JobResult]] | None = None) -> None:
-        """Publish finished jobs; with ``running``, wait for those first."""
-        if running:
-            for future in wait(running).done:
-                if future.exception() is None:
-                    results.append(future.result())
+    def _ready(self, task: Task, quanta: pa.Table, edges: pa.Table) -> pa.Table:
+        """The quanta that have their inputs; what became of the others is noted, unless it is known already."""
+        missing = graph.missing_inputs(task, quanta, edges)
+        if not missing:
+            return quanta
+        lacking = pc.is_in(quanta["quantum_id"], pa.array(list(missing), pa.string()))
+        without = quanta.filter(lacking)
+        idle = graph.idle_producers(self.site, self.pipeline, self.campaign, task, without)
+        noted = []
+        for row in without.to_pylist():
+            attempt = self._without_inputs(task, row, missing[row["quantum_id"]], idle)
+            if (attempt["state"], attempt["reason"]) != (row["latest"], row["reason"]):
+                noted.append(attempt)
+        if noted:
+            self._publish([], noted)
+        return quanta.filter(pc.invert(lacking))
+
+    def _settle(
+        self, task: Task, results: list[JobResult], running: Mapping[Future[JobResult], JobSpec] | None = None
+    ) -> None:
+        """Publish finished jobs; with ``running``, take back those that have not begun, and wait for the others first."""
+        for future in [future for future in running or () if not future.cancel()]:
+            if future.exception() is None:
+                results.append(future.result())
         if results:
             self._publish([d for r in results for d in r.datasets], [a for r in results for a in r.attempts])
         for result in results:
@@ -220,9 +237,10 @@ class SiteRunner:
             spec, attempt=spec.attempt + 1, quanta=tuple(q for q in spec.quanta if q.quantum_id in failed)
         )
 
-    def _died(self, spec: JobSpec, task: Task) -> JobResult:
+    def _lost(self, spec: JobSpec, task: Task, reason: str) -> JobResult:
+        """The result of a job that came to nothing."""
         attempts = [
-            {**self._attempt(task, q.quantum_id, spec.job, spec.attempt), "state": "failed", "reason": "the worker process died"}
+            {**self._attempt(task, q.quantum_id, spec.job, spec.attempt), "state": "failed", "reason": reason}
             for q in spec.quanta
         ]
         return JobResult(spec.job, task.label, [], attempts)
@@ -249,7 +267,8 @@ class SiteRunner:
         with graph.connect(self.site, ["quantum"]) as con:
             con.register("wanted", wanted)
             return con.sql(
-                "SELECT *, 0 AS tried FROM quantum SEMI JOIN wanted USING (quantum_id) WHERE task = $task ORDER BY quantum_id",
+                "SELECT *, 0 AS tried, NULL::VARCHAR AS latest, NULL::VARCHAR AS reason "
+                "FROM quantum SEMI JOIN wanted USING (quantum_id) WHERE task = $task ORDER BY job, quantum_id",
                 params={"task": task.label}
             ).to_arrow_table()
 
@@ -265,52 +284,66 @@ class SiteRunner:
             )  # fmt: skip
             refs.setdefault(row["quantum_id"], {}).setdefault(row["dataset_type"], []).append(ref)
         expected: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        with graph.connect(self.site, ["expected_dataset"]) as con:
-            con.register("q", quanta.select(["quantum_id"]))
-            rows = con.sql(
-                "SELECT * FROM expected_dataset SEMI JOIN q USING (quantum_id) WHERE task = $task ORDER BY dataset_type, dataset_id",
-                params={"task": task.label}
-            ).to_arrow_table()
-        for row in rows.to_pylist():
+        for row in self._expected(task, quanta).to_pylist():
             expected.setdefault((row["quantum_id"], row["dataset_type"]), []).append(row)
         unknown = [q for q in quanta["quantum_id"].to_pylist() if any((q, name) not in expected for name in task.outputs)]
         if unknown:
-            raise GraphError(f"{task.label} at {self.site.name}: no expected datasets are known for quanta {', '.join(unknown[:5])}")
-        clusters: dict[str, list[dict[str, Any]]] = {}
-        for row in quanta.to_pylist():
-            clusters.setdefault(row["job"], []).append(row)
-        dimensions = {name: kind.dimensions for name, kind in self.pipeline.dataset_types.items()}
-        storage = execute.pipeline_storage(self.pipeline)
-        for job, members in clusters.items():
-            ids = {row["quantum_id"] for row in members}
+            raise GraphError(
+                f"{task.label} at {self.site.name}: the table expected_dataset has no outputs for {len(unknown)} of "
+                f"{quanta.num_rows} quanta ({', '.join(unknown[:3])}); audit the site, then run again"
+            )
+        storage = {name: kind.storage for name, kind in self.pipeline.dataset_types.items()}
+        clusters: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for row in quanta.to_pylist():  # quanta that were tried more often make a job of their own: attempts stay bounded
+            clusters.setdefault((row["job"], int(row["tried"])), []).append(row)
+        for (job, tried), members in clusters.items():
+            ids = [row["quantum_id"] for row in members]
             yield JobSpec(
-                job=job, attempt=1 + min(int(row["tried"]) for row in members), site=self.site, task=task,
+                job=job, attempt=tried + 1, site=self.site, task=task,
                 quanta=tuple(self._quantum(task, row) for row in members),
                 refs={q: refs[q] for q in ids if q in refs},
-                expected={key: rows for key, rows in ((k, expected.get(k, [])) for k in
-                          ((q, name) for q in sorted(ids) for name in task.outputs))},
-                dimensions=dimensions, storage=storage,
+                expected={(q, name): expected[q, name] for q in ids for name in task.outputs},
+                storage=storage,
             )  # fmt: skip
+
+    def _expected(self, task: Task, quanta: pa.Table) -> pa.Table:
+        """Rows of ``expected_dataset`` for these quanta, ordered by dataset type and id."""
+        kinds = ", ".join(f"'{name}'" for name in task.outputs)
+        with graph.connect(self.site, ["expected_dataset"], f"dataset_type IN ({kinds})") as con:
+            rows = con.sql(
+                "SELECT * FROM expected_dataset WHERE task = $task ORDER BY dataset_type, dataset_id", params={"task": task.label}
+            ).to_arrow_table()
+        return rows.filter(pc.is_in(rows["quantum_id"], quanta["quantum_id"].combine_chunks()))
 
     def _quantum(self, task: Task, row: dict[str, Any]) -> Quantum:
         data_id = {c: row[c] for c in schemas.DATA_ID if row[c] is not None}
         config = self.campaign.config.get(task.label, {})
         return Quantum(row["quantum_id"], task.label, data_id, config, self._context(data_id))
 
-    def _context(self, data_id: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-        """Dimension records that the data ID names (all of a table where it names none of its keys is left out)."""
-        if self._contexts is None:
-            tables = ("instrument", "detector", "visit", "skymap", "tract", "patch")
-            with graph.connect(self.site, tables) as con:
-                self._contexts = {name: con.table(name).to_arrow_table().to_pylist() for name in tables}
-            self._index: dict[tuple[str, tuple[Any, ...]], list[dict[str, Any]]] = {}
+    def _context(self, data_id: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        """The dimension records of a data ID; with them all detectors of its instrument and all patches of its tract."""
         context = {}
-        for name, records in self._contexts.items():
-            keys = [c for c in schemas.table(name).primary_key if c in data_id]
+        for name in ("instrument", "detector", "visit", "skymap", "tract", "patch"):
+            keys = tuple(c for c in schemas.table(name).primary_key if c in data_id)
             if not keys or (name in ("visit", "patch", "tract") and name not in data_id and len(keys) < 2):
                 continue
-            index = (name, tuple((c, data_id[c]) for c in keys))
-            if index not in self._index:
-                self._index[index] = [r for r in records if all(r[c] == data_id[c] for c in keys)]
-            context[name] = self._index[index]
+            context[name] = self._indexed(name, keys).get(tuple(data_id[c] for c in keys), [])
         return context
+
+    def _indexed(self, table: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+        """Records of a dimension table by the values of some of its columns."""
+        if table not in self._records:
+            with graph.connect(self.site, [table]) as con:
+                order = ", ".join(schemas.table(table).primary_key)
+                self._records[table] = con.sql(f"SELECT * FROM {table} ORDER BY {order}").to_arrow_table().to_pylist()
+        if (table, *keys) not in self._index:
+            index: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+            for record in self._records[table]:
+                index.setdefault(tuple(record[c] for c in keys), []).append(record)
+            self._index[table, *keys] = index
+        return self._index[table, *keys]
+
+
+def _singly(spec: JobSpec) -> list[JobSpec]:
+    """A job as one job per quantum."""
+    return [replace(spec, quanta=(quantum,)) for quantum in spec.quanta]

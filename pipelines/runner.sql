@@ -7,13 +7,15 @@ WITH since AS (
     SELECT a.quantum_id,
            count(*) FILTER (WHERE a.state = 'failed') AS tried,
            bool_or(a.state IN ('succeeded', 'no_work')) AS done,
-           arg_max(a.state, a."at") AS latest
+           arg_max(a.state, {'at': a."at", 'attempt': a.attempt}) AS latest,
+           arg_max(a.reason, {'at': a."at", 'attempt': a.attempt}) AS reason
     FROM attempt a LEFT JOIN since s USING (quantum_id)
     WHERE a.campaign = $campaign AND (s.reset_at IS NULL OR a."at" > s.reset_at)
     GROUP BY a.quantum_id
 ), state AS (
     SELECT q.*, coalesce(c.tried, 0)::INTEGER AS tried, coalesce(c.done, false) AS done,
-           NOT coalesce(c.done, false) AND (coalesce(c.tried, 0) >= $attempts OR c.latest = 'blocked') AS failed
+           NOT coalesce(c.done, false) AND (coalesce(c.tried, 0) >= $attempts OR c.latest = 'blocked') AS failed,
+           c.latest, c.reason
     FROM quantum q LEFT JOIN counted c USING (quantum_id)
     WHERE q.campaign = $campaign
 )

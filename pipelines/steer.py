@@ -47,18 +47,24 @@ def decide(lake: Lake, campaign: str, step: str, site: str | None, state: str, w
 
 
 def retry(lake: Lake, campaign: str, step: str, site: str | None, why: str | None) -> list[str]:
-    """Reset the count of attempts of the failed and blocked quanta of a step; returns a line per site."""
-    _steps(lake, campaign, step, site)
+    """Reset the count of attempts of the failed and blocked quanta of a step, and take back its rejection; a line per site."""
+    journal = Journal(lake, campaign)
+    for row in _steps(lake, campaign, step, site):
+        if row["state"] in ("rejected", "reviewable"):
+            event = {c: row[c] for c in ("step", "site", "quanta", "succeeded", "failed")}
+            journal.write("step", **event, state="waiting", who=who(), why=why)
+    journal.flush()
     lines = []
     for name, target in lake.sites.items():
         if site not in (None, name):
             continue
-        with delta.connect() as con:
-            delta.relation(con, target, "attempt").create_view("attempt")
+        with delta.cursor() as con:
+            delta.view(con, target, "attempt")
             failed = con.sql(
                 "SELECT quantum_id, task, job FROM attempt WHERE campaign = $campaign AND step = $step GROUP BY ALL "
-                "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, \"at\") IN ('failed', 'blocked') ORDER BY 1",
-                params={"campaign": campaign, "step": step}
+                "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, \"at\") IN ('failed', 'blocked') "
+                "ORDER BY 1",
+                params={"campaign": campaign, "step": step},
             ).to_arrow_table()
         rows = [
             {

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from checks.ledger import Ledger, definition_of
-from checks.measures import Subject
+from checks.subject import Subject
 from checks.suites import Verdict
 from lake.query import connect
 from lake.site import Lake, LakeError
@@ -22,12 +23,32 @@ def write(lake: Lake, campaign: str, path: str | Path, ledger: Ledger | None = N
     ``ledger`` and ``verdict`` are made here where they are not given. LakeError when there is no such campaign, or the
     file cannot be written.
     """
+    path = Path(path)
+    definition = definition_of(lake, campaign)
+    temporary = path.with_name(f".tmp-{path.name}")
+    _put(path, temporary, "")  # before the work, not after it
+    try:
+        page = _page(lake, campaign, definition, ledger, verdict)
+        _put(path, temporary, page)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _put(path: Path, temporary: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LakeError(f"{path}: the report cannot be written ({error.strerror}); choose another file with -o") from None
+
+
+def _page(lake: Lake, campaign: str, definition: dict[str, Any], ledger: Ledger | None, verdict: Verdict | None) -> str:
     from checks import suites
     from checks.report import sections
 
-    path = Path(path)
-    definition = definition_of(lake, campaign)
-    verdict = verdict or suites.judge(lake, campaign)
+    verdict = verdict or suites.judge(lake, campaign, keep=False)
     with connect(lake) as con:
         subject = Subject(lake, campaign, con, definition)
         if ledger is not None:
@@ -36,7 +57,7 @@ def write(lake: Lake, campaign: str, path: str | Path, ledger: Ledger | None = N
     body = "\n".join(
         f'<section id="{part.name}"><h2>{escape(part.title)}</h2>\n{part.html}\n</section>' for part in parts if part.title
     )
-    page = Template((HERE / "page.html").read_text()).substitute(
+    return Template((HERE / "page.html").read_text()).substitute(
         style=(HERE / "page.css").read_text(),
         title=escape(campaign),
         header=next(part.html for part in parts if not part.title),
@@ -44,11 +65,3 @@ def write(lake: Lake, campaign: str, path: str | Path, ledger: Ledger | None = N
         body=body,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise LakeError(f"{path}: the report cannot be written ({error.strerror}); choose another file with -o") from None
-    return path

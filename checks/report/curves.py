@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from checks.ledger import STEPS
-from checks.measures import Row, Subject
 from checks.report import style
+from checks.subject import Row, Subject
 from lake.query import identifier
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def zero_points(subject: Subject) -> str:
     rows = ask(subject, "zero_points")
     if not rows:
         return EMPTY
-    bands = sorted({row["band"] for row in rows}, key="ugrizy".find)
+    bands = sorted({row["band"] for row in rows}, key=style.band_order)
     made, axes = style.figure(10.6, 1.45 * len(bands) + 0.5, nrows=len(bands), squeeze=False, sharex=True)
     visits = sorted({(row["mjd_mid"], row["visit"]) for row in rows})
     place = {visit: i for i, (_, visit) in enumerate(visits)}
@@ -69,6 +69,8 @@ def zero_points(subject: Subject) -> str:
     for axis, band in zip(axes[:, 0], bands, strict=True):
         for clear, colour, word in ((True, style.band_colour(band), "photometric"), (False, "#b9c0c6", "cloudy")):
             mine = [row for row in rows if row["band"] == band and row["photometric"] is clear]
+            if not mine:
+                continue
             axis.plot([place[r["visit"]] for r in mine], [r["zero_point"] for r in mine], ".", ms=4, color=colour, label=word)
         for edge in edges:
             axis.axvline(edge - 0.5, color=style.RULE, lw=0.8)
@@ -86,7 +88,7 @@ def flats(subject: Subject) -> str:
     rows = ask(subject, "flats")
     if not rows:
         return EMPTY
-    groups = sorted({(row["band"], row["epoch"]) for row in rows}, key=lambda g: ("ugrizy".find(g[0]), g[1]))[:8]
+    groups = sorted({(row["band"], row["epoch"]) for row in rows}, key=lambda g: (style.band_order(g[0]), g[1]))[:8]
     limit = max(2.0, float(np.percentile([abs(row["offset"]) for row in rows], 98)))
     columns = min(len(groups), 6)
     height = -(-len(groups) // columns)
@@ -121,7 +123,7 @@ def residuals(subject: Subject) -> str:
     if not rows:
         return EMPTY
     errors = [row for row in ask(subject, "zero_points") if row["error"] is not None and row["photometric"]]
-    bands = sorted({row["band"] for row in rows}, key="ugrizy".find)
+    bands = sorted({row["band"] for row in rows}, key=style.band_order)
     made, axes = style.figure(10.6, 2.9, ncols=3 if errors else 2, width_ratios=[1.7, 1, 1] if errors else [1.7, 1])
     for band in bands:
         mine = [row for row in rows if row["band"] == band]
@@ -139,7 +141,8 @@ def residuals(subject: Subject) -> str:
             axes[1].hist(bright, bins, histtype="step", color=style.band_colour(band), lw=1.3, label=f"{band} {robust:.1f} mmag")
     axes[1].set_title("bright stars (photon noise < 10 mmag)")
     axes[1].set(xlabel="residual (mmag)", yticks=[])
-    axes[1].legend(loc="upper right")
+    axes[1].set_ylim(0, 1.3 * axes[1].get_ylim()[1])
+    axes[1].legend(loc="upper center", ncols=3, columnspacing=0.8, handlelength=1.0)
     if errors:
         for band in bands:
             off = np.array([r["error"] for r in errors if r["band"] == band])
@@ -148,9 +151,10 @@ def residuals(subject: Subject) -> str:
                     off, np.linspace(-12, 12, 49), histtype="step", color=style.band_colour(band), lw=1.3,
                     label=f"{band} {np.std(off):.1f} rms, {np.mean(off):+.1f} mean",
                 )  # fmt: skip
-        axes[2].set_title("zero points against the simulator's truth")
+        axes[2].set_title("zero points against the truth")
         axes[2].set(xlabel="solved - true (mmag)", yticks=[])
-        axes[2].legend(loc="upper left")
+        axes[2].set_ylim(0, 1.45 * axes[2].get_ylim()[1])
+        axes[2].legend(loc="upper center")
     return style.embed(made, "Isolated stars on photometric visits about their means, after the global calibration.")
 
 
@@ -166,7 +170,7 @@ def changing(subject: Subject, limit: int = 6) -> str:
         row["title"] = (
             f"{row['diaObjectId']}\ntract {row['tract']}, {row['sources']} detections, chi2/dof {row['significance']:,.0f}"
         )
-    return _curves(subject, rows, "Difference flux in microjansky (forced, at the object's position) of the most variable objects.")
+    return _curves(subject, rows, "Difference flux (forced, at the object's position) of the most variable objects.")
 
 
 def known(subject: Subject, limit: int = 3) -> str:
@@ -176,11 +180,8 @@ def known(subject: Subject, limit: int = 3) -> str:
         return ""
     for row in rows:
         row["title"] = f"{row['kind']} {row['mag']:.1f} mag, tract {row['tract']}\n{row['sources']} detections"
-    return _curves(
-        subject,
-        rows,
-        "Known from the simulation: the brightest variables and transients; lines are the truth (difference to the template).",
-    )
+    words = "The brightest of the simulation that step 5 found. Lines: the truth, less a constant for the template."
+    return _curves(subject, rows, words)
 
 
 def _curves(subject: Subject, rows: list[Row], words: str) -> str:
@@ -194,21 +195,22 @@ def _curves(subject: Subject, rows: list[Row], words: str) -> str:
         axis.set_axis_off()
     for axis, row in zip(axes.flat, rows, strict=False):
         mine = [p for p in points if p["diaObjectId"] == row["diaObjectId"]]
-        for band in sorted({p["band"] for p in mine}, key="ugrizy".find):
+        unit, word = (1e6, "mJy") if max((abs(p["flux"]) for p in mine), default=0) > 2e6 else (1e3, "uJy")
+        axis.set_ylabel(word.replace("u", "\N{MICRO SIGN}"))
+        for band in sorted({p["band"] for p in mine}, key=style.band_order):
             x, y, e = (np.array([p[c] for p in mine if p["band"] == band], float) for c in ("mjd", "flux", "err"))
             colour = style.band_colour(band)
-            axis.errorbar(x - start, y / 1000, e / 1000, fmt="o", ms=3.2, lw=0.8, color=colour, label=band)
+            axis.errorbar(x - start, y / unit, e / unit, fmt="o", ms=3.2, lw=0.8, color=colour)
             if "amplitude" in row:
-                _truth(axis, row, band, x, y, start, colour)
+                _truth(axis, row, band, x, y, start, colour, unit)
         axis.axhline(0, color=style.RULE, lw=0.8, zorder=0)
         axis.set_title(row["title"], fontsize=8.5)
-        axis.legend(loc="best", ncols=3, handletextpad=0.1, columnspacing=0.8, fontsize=7.5)
     for axis in axes[-1]:
         axis.set_xlabel(f"days since MJD {start:.0f}")
     return style.embed(made, words)
 
 
-def _truth(axis: Any, row: Row, band: str, x: Any, y: Any, start: float, colour: str) -> None:
+def _truth(axis: Any, row: Row, band: str, x: Any, y: Any, start: float, colour: str, unit: float) -> None:
     """The true difference flux: what shines, less what the template holds (fitted as one constant)."""
     mag = row.get(f"{band}_mag")
     if mag is None:
@@ -222,4 +224,4 @@ def _truth(axis: Any, row: Row, band: str, x: Any, y: Any, start: float, colour:
 
     template = float(np.median(model(x) - y))
     at = np.linspace(x.min() - 0.3, x.max() + 0.3, 600)
-    axis.plot(at - start, (model(at) - template) / 1000, lw=0.6, color=colour, alpha=0.45, zorder=0)
+    axis.plot(at - start, (model(at) - template) / unit, lw=0.6, color=colour, alpha=0.45, zorder=0)

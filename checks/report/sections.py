@@ -9,9 +9,9 @@ from html import escape
 from itertools import groupby
 
 from checks.ledger import STATES, STEPS, Ledger
-from checks.measures import Row, Subject
 from checks.report import curves, sky, style
 from checks.report.curves import ask
+from checks.subject import Row, Subject
 from checks.suites import Verdict
 
 #: How a state of a step looks.
@@ -40,7 +40,7 @@ def every(subject: Subject, verdict: Verdict) -> list[Section]:
         Section("ledger", "Ledger", ledger(subject.ledger)),
         Section("transfers", "Transfers", transfers(subject)),
         Section("calibration", "Calibration", calibration(subject)),
-        Section("depth", "Depth", sky.depth(subject)),
+        Section("depth", "Depth", sky.depth(subject) + survey_metrics(subject)),
         Section("light-curves", "Light curves", light_curves(subject)),
         Section("checks", "Checks", checks(verdict)),
         Section("software", "Software and cost", software(subject)),
@@ -55,21 +55,16 @@ def head(subject: Subject, verdict: Verdict, steps: list[Row]) -> str:
     definition, found = subject.definition, subject.ledger
     synthetic = definition.get("simulate") is not None
     label = '<span class="label">synthetic raws</span>' if synthetic else ""
-    about = escape(str(definition.get("description") or ""))
-    about += (
-        " All raw exposures are simulated and labelled so; nothing here was observed."
-        if synthetic
-        else " The raw exposures are real frames."
-    )
+    about = escape(str(definition.get("description") or subject.campaign).strip().rstrip("."))
+    about = about[:1].upper() + about[1:] + ". "
+    about += "Every raw exposure is simulated: nothing here was observed." if synthetic else "The raw exposures are real frames."
     storage = [row for row in verdict.rows if row.suite == "storage"]
     sound = all(row.success for row in storage)
     storage_words = "every registered file is in storage" if sound else "; ".join(c.observed for c in storage if not c.success)
     parts = [
-        _verdict(
-            "Ledger reconciled" if found.reconciled else "Ledger NOT reconciled", found.summary.partition(": ")[2], found.reconciled
-        ),
-        _verdict("Checks met" if verdict.success else "Checks NOT met", verdict.summary, verdict.success),
-        _verdict("Storage sound" if sound else "Storage NOT sound", storage_words, sound),
+        _verdict("Ledger", "reconciled", found.reconciled, found.summary.partition(": ")[2]),
+        _verdict("Checks", "met", verdict.success, verdict.summary),
+        _verdict("Storage", "sound", sound, storage_words),
     ]
     counted = subject.con.table(
         "SELECT count(*) AS datasets, (SELECT sum(b) FROM (SELECT any_value(file_bytes) AS b FROM dataset GROUP BY site, path)) "
@@ -82,10 +77,10 @@ def head(subject: Subject, verdict: Verdict, steps: list[Row]) -> str:
     tracts = sum(len((share or {}).get("tracts", [])) for share in definition["sites"].values())
     numbers = {
         "sites": str(len(definition["sites"])), "tracts": str(tracts), "visits": f"{visits:,}", "raws": f"{found.raw_count:,}",
-        "quanta": f"{sum(row['quanta'] or 0 for row in steps):,}", "datasets, all sites": f"{counted['datasets']:,}",
-        "stored, all sites": style.size(float(counted["bytes"] or 0)),
-        "moved between sites": style.size(float(sum(row["bytes"] or 0 for row in moved))),
-        "from first to last step": style.span(max((row["end"] for row in spans), default=None)),
+        "quanta": f"{sum(row['quanta'] or 0 for row in steps):,}", "datasets": f"{counted['datasets']:,}",
+        "at all sites": style.size(float(counted["bytes"] or 0)),
+        "moved": style.size(float(sum(row["bytes"] or 0 for row in moved))),
+        "first to last step": style.span(max((row["end"] for row in spans), default=None)),
     }  # fmt: skip
     return (
         f"<h1>{escape(subject.campaign)}{label}</h1><p class=lead>{about}</p>"
@@ -117,7 +112,7 @@ def matrix(subject: Subject, steps: list[Row]) -> str:
             continue
         if not step.startswith("step"):
             files, size = moved.get(step, (0, 0))
-            words = f"{rows[0]['state']} in {style.span(rows[0]['wall'])}" if rows[0]["wall"] else rows[0]["state"]
+            words = f"<b>{rows[0]['state']}</b>" + (f" in {style.span(rows[0]['wall'])}" if rows[0]["wall"] else "")
             lines += (
                 f'<tr><th>{step}</th><td colspan="{len(sites)}"><span class="cell {LOOK.get(rows[0]["state"], "")}">{words}'
                 f"<small>{files:,} files, {style.size(size)} between sites</small></span></td></tr>"
@@ -134,15 +129,13 @@ def _cell(row: Row | None) -> str:
         return '<span class="cell none">-</span>'
     done = (row["succeeded"] or 0) + (row["no_work"] or 0)
     look = "warn" if row["failed"] and row["state"] == "accepted" else LOOK.get(row["state"], "")
-    words = [f"{done:,} of {row['quanta']:,} quanta"]
-    words += [f"{row['no_work']:,} no work"] if row["no_work"] else []
-    words += [f"{row['failed']:,} failed"] if row["failed"] else []
+    counts = [f"{done:,} of {row['quanta']:,} quanta"]
+    counts += [f"{row[name]:,} {word}" for name, word in (("no_work", "without work"), ("failed", "failed")) if row[name]]
     times = [style.span(row["wall"])] if row["wall"] else []
     times += [f"cpu {style.span(row['cpu'])}"] if row["cpu"] else []
     return (
-        f'<span class="cell {look}">{row["state"]}<small>{", ".join(words)}</small>'
-        + (f"<small>{', '.join(times)}</small>" if times else "")
-        + "</span>"
+        f'<span class="cell {look}"><b>{row["state"]}</b>{" in " + times[0] if row["wall"] else ""}'
+        f"<small>{', '.join([*counts, *times[bool(row['wall']) :]])}</small></span>"
     )
 
 
@@ -163,9 +156,8 @@ def ledger(found: Ledger) -> str:
     parts = [f'<p class="{word}">{escape(found.summary)}</p>']
     wrong = [row for row in found.rows if not row["reconciled"]]
     if wrong:
-        parts.append(
-            "<h3>What does not reconcile</h3>" + style.table(wrong[:200], ["step", "site", "dataset_type", *keys, "reason"])
-        )
+        open_rows = style.table(wrong[:200], ["step", "site", "dataset_type", *keys, "reason"])
+        parts.append(f"<h3>What does not reconcile</h3>{open_rows}")
     if found.raws:
         parts.append(
             f"<h3>Raws that did not reach every product ({len(found.raws):,})</h3>"
@@ -201,10 +193,30 @@ def calibration(subject: Subject) -> str:
     return "\n".join([*parts, "<h3>Residuals</h3>", curves.residuals(subject)])
 
 
+def survey_metrics(subject: Subject) -> str:
+    """The numbers of step 7 by band, and by tract."""
+    rows = subject.con.table("SELECT metric, band, tract, value, unit FROM survey_metric ORDER BY metric, unit").to_pylist()
+    parts = []
+    for key, word in (("band", "Survey by band"), ("tract", "Survey by tract")):
+        names = sorted({row[key] for row in rows if row[key] is not None}, key=lambda name: (style.band_order(str(name)), name))
+        table = []
+        for metric, group in groupby(rows, lambda row: (row["metric"], row["unit"])):
+            found = {row[key]: row["value"] for row in group if row[key] is not None}
+            if found:
+                table.append({"number": metric[0].replace("_", " "), **{str(n): found.get(n) for n in names}, "unit": metric[1]})
+        parts += [f"<h3>{word}</h3>{style.table(table)}"] if table else []
+    return "".join(parts)
+
+
 def light_curves(subject: Subject) -> str:
     """The most variable objects, and known ones where the sky is simulated."""
+    known = subject.con.table("SELECT DISTINCT band FROM physical_filter")["band"].to_pylist()
+    colours = [(band, style.band_colour(band)) for band in sorted(known, key=style.band_order)]
+    legend = "".join(f'<span><i class="swatch" style="background:{colour}"></i>{band}</span>' for band, colour in colours)
     truth = curves.known(subject)
-    return curves.changing(subject) + (f"<h3>Known variables and transients</h3>{truth}" if truth else "")
+    return f'<div class="legend">{legend}</div>{curves.changing(subject)}' + (
+        f"<h3>Known variables and transients</h3>{truth}" if truth else ""
+    )
 
 
 def checks(verdict: Verdict) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.patches import Polygon
 from numpy.typing import NDArray
 
-from checks.measures import Row, Subject
 from checks.report import style
+from checks.subject import Row, Subject
 from lake.datastore import DatastoreError
 
 Array = NDArray[np.float64]
@@ -75,8 +75,8 @@ def footprint(subject: Subject) -> str:
         return '<p class="note">no tract is known yet</p>'
     visits = subject.con.table("SELECT DISTINCT visit, band, ra, dec FROM visit ORDER BY visit").to_pylist()
     colour = colours(subject)
-    made, axes = _panels(groups, 3.6)
-    for axis, group in zip(axes, groups, strict=True):
+    made, axes = _panels(groups)
+    for axis, group in zip(axes[0], groups, strict=True):
         for tract in group:
             outline = _inner(tract)
             axis.add_patch(Polygon(outline, facecolor=colour[tract["owner"]] + "30", edgecolor=colour[tract["owner"]], lw=1.2))
@@ -102,7 +102,7 @@ def depth(subject: Subject) -> str:
     maps = _survey_maps(subject)
     if not groups or not maps:
         return '<p class="note">no survey map yet (step 7 makes it)</p>'
-    made, axes = _panels(groups, 2.2 * len(maps) + 0.4, rows=len(maps))
+    made, axes = _panels(groups, len(maps))
     for row, (band, (ra, dec, values)) in zip(axes, maps.items(), strict=True):
         low, high = np.percentile(values, [3, 99.5])
         for axis, group in zip(row, groups, strict=True):
@@ -138,26 +138,27 @@ def _survey_maps(subject: Subject) -> dict[str, tuple[Array, Array, Array]]:
         if good.any():
             ra, dec = sky.valid_pixels_pos(lonlat=True)
             found[row["band"]] = (np.asarray(ra)[good], np.asarray(dec)[good], values[good])
-    return found
+    return dict(sorted(found.items(), key=lambda item: style.band_order(item[0])))
 
 
-def _panels(groups: list[list[Row]], height: float, rows: int = 1) -> tuple[Any, Any]:
-    """One panel per group of tracts, all at one scale, RA to the left."""
+def _panels(groups: list[list[Row]], rows: int = 1) -> tuple[Any, Any]:
+    """One panel per group of tracts, all at one scale, RA to the left; axes are (row, panel)."""
     boxes = []
     for group in groups:
         x = [p[0] for t in group for p in _inner(t)]
         y = [p[1] for t in group for p in _inner(t)]
-        boxes.append((min(x) - 0.35, max(x) + 0.35, min(y) - 0.35, max(y) + 0.35))
-    made, axes = style.figure(
-        10.6, height, nrows=rows, ncols=len(groups), squeeze=False, width_ratios=[box[1] - box[0] for box in boxes]
-    )
+        boxes.append((min(x) - 0.3, max(x) + 0.3, min(y) - 0.3, max(y) + 0.3))
+    widths = [(box[1] - box[0]) * np.cos(np.radians(np.mean(box[2:]))) for box in boxes]
+    scale = min(9.4 / sum(widths), 1.3)  # inches per degree
+    height = scale * max(box[3] - box[2] for box in boxes) + 0.5
+    made, axes = style.figure(10.6, rows * height, nrows=rows, ncols=len(groups), squeeze=False, width_ratios=widths)
     for row in axes:
         for axis, box in zip(row, boxes, strict=True):
             axis.set(xlim=(box[1], box[0]), ylim=box[2:], aspect=1 / np.cos(np.radians(np.mean(box[2:]))))
             axis.xaxis.set_major_formatter(lambda ra, _: f"{ra % 360:g}°")
             axis.yaxis.set_major_formatter(lambda dec, _: f"{dec:+g}°")
             axis.locator_params(nbins=5)
-    return made, axes if rows > 1 else axes[0]
+    return made, axes
 
 
 def _inner(tract: Row) -> list[tuple[float, float]]:

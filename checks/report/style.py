@@ -33,6 +33,11 @@ def band_colour(band: str) -> str:
     return BANDS.get(band, SOFT)
 
 
+def band_order(band: str) -> int:
+    """Where a band stands from blue to red."""
+    return "ugrizy".find(band)
+
+
 def figure(width: float = 10.6, height: float = 3.0, **grid: Any) -> tuple[Figure, Any]:
     """A figure and its axes, in the page's style; ``grid`` as for pyplot.subplots."""
     matplotlib.rcParams.update(STYLE)
@@ -59,9 +64,7 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = Non
         return '<p class="note">nothing</p>'
     columns = list(columns or rows[0])
     numeric = {c: all(isinstance(row.get(c), int | float | None) and row.get(c) is not True for row in rows) for c in columns}
-    head = "".join(
-        f"<th{' class=n' if numeric[c] else ''}>{escape((heads or {}).get(c, c.replace('_', ' ')))}</th>" for c in columns
-    )
+    head = "".join(f"<th{' class=n' if numeric[c] else ''}>{escape(c.replace('_', ' '))}</th>" for c in columns)
     body = "".join(
         "<tr>" + "".join(f'<td class="{"n" if numeric[c] else "wide"}">{value(row.get(c), c)}</td>' for c in columns) + "</tr>"
         for row in rows

@@ -112,7 +112,8 @@ def _appearing(frame: dict[str, Any], truth: dict[str, NDArray[Any]]) -> NDArray
 
     S/N = F / sqrt(F + 4 pi sigma^2 n^2) in electrons, sigma the PSF's width and n the noise of a pixel.
     """
-    x, y = SkyWcs.from_json(frame["true_wcs"]).sky_to_pixel(truth["coord_ra"], truth["coord_dec"])
+    with np.errstate(over="ignore", invalid="ignore"):  # far from the frame the distortion means nothing
+        x, y = SkyWcs.from_json(frame["true_wcs"]).sky_to_pixel(truth["coord_ra"], truth["coord_dec"])
     flux = 10 ** ((frame["true_zero_point"] - truth["mag"]) / 2.5)
     snr = flux / np.sqrt(flux + 4 * np.pi * frame["psfSigma"] ** 2 * frame["skyNoise"] ** 2)
     lit = (truth["mjd_start"] <= frame["mjd_mid"]) & (frame["mjd_mid"] <= truth["mjd_end"])

@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 @lake_argument
 @click.argument("site", metavar="SITE")
 @click.argument("files", metavar="FILES...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--campaign", metavar="NAME", required=True, help="Campaign the frames are for: its name or its YAML file."
-)
+@click.option("--campaign", metavar="NAME", required=True, help="Campaign the frames are for: its name or its YAML file.")
 @click.option("--instrument", metavar="NAME", help="Instrument, where no campaign definition names it.")
 @click.option("--skymap", metavar="NAME", help="Skymap, where no campaign definition names it.")
-@click.option(
-    "--validity", type=float, default=30.0, show_default=True, help="Days around their night for which masters hold."
-)
+@click.option("--validity", type=float, default=30.0, show_default=True, help="Days around their night for which masters hold.")
 @click.option("--all", "everything", is_flag=True, help="List every file's verdict, not only those refused.")
 @format_option
 def command(

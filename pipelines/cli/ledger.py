@@ -17,9 +17,7 @@ from pipelines.cli.output import campaign_option, emit, format_option, known_cam
 @click.option("--raws", is_flag=True, help="Show the raws that did not reach every product, and where each stopped.")
 @click.option("--no-storage", is_flag=True, help="Take the registries' word: do not list the files.")
 @format_option
-def command(
-    lake: Path, campaign: str | None, site: str | None, step: str | None, raws: bool, no_storage: bool, form: str
-) -> None:
+def command(lake: Path, campaign: str | None, site: str | None, step: str | None, raws: bool, no_storage: bool, form: str) -> None:
     """Expected against present, per site, step and dataset type, and what explains the difference.
 
     Exit code 0 only if everything reconciles: what is expected is there, or found nothing to do, or failed and was
@@ -31,7 +29,7 @@ def command(
       drp ledger ./drp-demo --site FRDF --step step4
       drp ledger ./drp-demo --raws --format csv
     """
-    from checks import ledger
+    from checks import audit, ledger
     from lake.site import Lake
 
     opened = Lake.open(lake)
@@ -39,7 +37,7 @@ def command(
         opened.site(site)
     if step is not None and step not in ledger.STEPS:
         raise click.UsageError(f"no step {step!r}; known: {', '.join(ledger.STEPS)}")
-    verdict = ledger.ledger(opened, known_campaign(opened, campaign), storage=not no_storage)
+    verdict = ledger.ledger(opened, known_campaign(opened, campaign), None if no_storage else audit.quick)
     if raws:
         emit(
             verdict.raws,

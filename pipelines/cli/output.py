@@ -108,5 +108,3 @@ def known_campaign(lake: Any, name: str | None) -> str:
             + ("; name one with --campaign" if found else "")
         )
     return name or found[0]
-
-

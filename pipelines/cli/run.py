@@ -17,9 +17,7 @@ from pipelines.cli.output import Bars, campaign_option, known_campaign, lake_arg
 @click.option("--through", metavar="STEP", help="Stop after this step.")
 @click.option("--step", metavar="STEP", help="Run this step only.")
 @click.option("--site", metavar="SITE", help="Run at this site only.")
-def command(
-    lake: Path, file: str | None, campaign: str | None, through: str | None, step: str | None, site: str | None
-) -> None:
+def command(lake: Path, file: str | None, campaign: str | None, through: str | None, step: str | None, site: str | None) -> None:
     """Run or continue a campaign: place, process, fan in, solve, fan out, return.
 
     CAMPAIGN.yaml is needed the first time only; later runs go on from what the lake holds. A run may be stopped or killed

@@ -43,9 +43,7 @@ def command(lake: Path, file: str, only_plan: bool, workers: int, form: str) -> 
     os.environ.update(execute.WORKER_ENVIRONMENT)
     with execute.pool(workers) as executor, Bars() as bars:
         bars.phase("simulate")
-        summary = simulate(
-            opened, chosen, executor, lambda done, total: bars.update("simulate", "datasets", done, total)
-        )
+        summary = simulate(opened, chosen, executor, lambda done, total: bars.update("simulate", "datasets", done, total))
     emit([{"dataset_type": kind, "new": n} for kind, n in sorted(summary.new.items())], form, ("dataset_type", "new"))
     made = f"{sum(summary.new.values())} datasets made, {summary.bytes / 1e6:.1f} MB, in {summary.seconds:.1f} s"
     click.echo(f"{chosen.name} at {summary.site}: {made}; {summary.present} were there", err=True)

@@ -94,9 +94,7 @@ def _campaign_command(name: str, state: str, text: str, example: str) -> click.C
 pause = _campaign_command(
     "pause", "paused", "Ask the driver to stop after the running jobs; nothing is lost.", "drp pause ./my-lake --why maintenance"
 )
-resume = _campaign_command(
-    "resume", "running", "Let a paused campaign run again (start it with drp run).", "drp resume ./my-lake"
-)
+resume = _campaign_command("resume", "running", "Let a paused campaign run again (start it with drp run).", "drp resume ./my-lake")
 cancel = _campaign_command(
     "cancel", "cancelled", "End a campaign for good; what it made stays.", 'drp cancel ./my-lake --why "superseded"'
 )

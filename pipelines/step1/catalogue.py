@@ -48,9 +48,9 @@ def detector_summary(
     ny, nx = sources.image.shape
     x, y = 0.5 * (nx - 1), 0.5 * (ny - 1)
     ra, dec = solution.wcs.pixel_to_sky(x, y)
-    depth = 5.0 * sources.noise * np.sqrt(float(sources.psf.noise_area(x, y)[0]))
+    depth = 5.0 * sources.noise * np.sqrt(sources.psf.area)
     row = {
-        "psfSigma": sources.psf.sigma(x, y), "psfFwhm": sources.psf.fwhm(x, y) * solution.wcs.pixel_scale,
+        "psfSigma": sources.psf.width, "psfFwhm": sources.psf.fwhm(x, y) * solution.wcs.pixel_scale,
         "psfStarDeltaE1Median": _delta_e1(sources), "nPsfStar": int(sources.psf_star.sum()),
         "skyBg": sources.sky, "skyNoise": sources.noise,
         "zeroPoint": zero_point.value, "zeroPointErr": zero_point.error, "nPhotometricMatch": zero_point.stars,

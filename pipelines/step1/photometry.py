@@ -64,8 +64,7 @@ class Fitter:
 
     def use(self, psf: PsfModel) -> None:
         """Go on with this PSF."""
-        centre = 0.5 * (psf.shape[1] - 1), 0.5 * (psf.shape[0] - 1)
-        self.psf, self.sigma, self.fwhm = psf, psf.sigma(*centre), psf.fwhm(*centre)
+        self.psf, self.sigma, self.fwhm = psf, psf.width, psf.fwhm(*psf.middle)
         self.half = int(np.ceil(2.0 * self.fwhm))
 
     def add(self, x: Array, y: Array) -> None:

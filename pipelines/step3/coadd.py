@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.image import MASK, Image
-from pipelines.psf import PsfModel
+from pipelines.neighbours import grown
+from pipelines.psf import Index, PsfModel, sample_grid
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.step3.config import CoaddConfig
-from pipelines.step3.lanczos import Index, grown
 from pipelines.step3.outliers import BoolStack, FloatStack, psf_tolerance, rejected
-from pipelines.step3.warped_psf import fit_psf, noise_area, sample_grid
 
 #: Planes that a pixel of a coadd has when any pixel in it has.
 CARRIED = MASK["SAT"] | MASK["INTERPOLATED"]
@@ -92,7 +91,7 @@ def average(
     coadd.psf = coadd_psf(warps, weights, keep, config)
     used = keep.any(axis=(1, 2))
     scale = float(coadd.wcs.pixel_scale) if coadd.wcs is not None else 1.0
-    area = noise_area(coadd.psf)
+    area = coadd.psf.area
     median_noise = float(np.median(coadd.variance[~empty])) if not empty.all() else float("nan")
     coadd.meta = {
         **ids, "x0": int(warps[0].meta["x0"]), "y0": int(warps[0].meta["y0"]), "BUNIT": "nJy", "zeroPoint": 31.4,
@@ -128,4 +127,4 @@ def coadd_psf(warps: Sequence[Image], weights: NDArray[np.float64], keep: BoolSt
         total = local.sum(axis=0)
     x, y, local, total = x[here], y[here], local[:, here], total[here]
     mean = np.einsum("np,npij->pij", local / total, psf_stamps(warps, x, y))
-    return fit_psf(mean, x, y, total / total.max(), shape, config.psf_order)
+    return PsfModel.through(mean, x, y, config.psf_order, shape, total / total.max())

@@ -16,8 +16,8 @@ import sep
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipelines.neighbours import grown
 from pipelines.psf import PsfModel
-from pipelines.step3.lanczos import grown
 
 Array = NDArray[np.float64]
 FloatImage = NDArray[np.float32]
@@ -93,8 +93,7 @@ def find_peaks(field: Field, threshold: float, fitted: FloatImage | None = None,
     no such, and a peak must also exceed ``doubt`` times the light subtracted about it: what is fainter may be the PSF
     model's error.
     """
-    ny, nx = field.image.shape
-    sigma = field.psf.sigma((nx - 1) / 2, (ny - 1) / 2)
+    sigma = field.psf.width
     noise = np.sqrt(np.where(field.valid, field.variance, np.float32(np.inf)))
     smooth = ndimage.gaussian_filter(field.image, sigma, mode="constant", truncate=4.0)
     # A Gaussian filter of the PSF's width is the matched filter; its sum of squares is 1 / (4 pi sigma^2).

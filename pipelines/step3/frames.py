@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pipelines import skymap
 from pipelines.image import MASK, Image
+from pipelines.neighbours import filled, grown
 from pipelines.quantum import DatasetRef, Inputs
-from pipelines.step3.lanczos import FloatImage, fill, grown
 
 KEEP_BYTES = 192 * 2**20
 KEEP_TABLES = 8
@@ -36,14 +36,14 @@ class Frame:
     """
 
     image: Image
-    pixels: FloatImage
+    pixels: NDArray[np.float32]
     lost: NDArray[np.bool_]
 
     @classmethod
     def of(cls, image: Image) -> Frame:
         wrong = ~np.isfinite(image.image) | ~(image.variance > 0)
         bad = image.bad(UNUSABLE) | wrong
-        return cls(image, fill(image.image, (bad & ~image.bad(MASK["INTERPOLATED"])) | wrong, bad), grown(bad))
+        return cls(image, filled(image.image, (bad & ~image.bad(MASK["INTERPOLATED"])) | wrong, bad), grown(bad))
 
     @property
     def nbytes(self) -> int:

@@ -11,12 +11,12 @@ from scipy.spatial import cKDTree
 from pipelines.step3.config import MeasureConfig
 from pipelines.step3.detect import Array, Field, background, find_peaks
 from pipelines.step3.fit import IntArray, offsets
-from pipelines.step3.scene import added_variance, fit_scene, middle_sigma
+from pipelines.step3.scene import added_variance, fit_scene
 
 
 def sizes(field: Field, config: MeasureConfig) -> tuple[int, float]:
     """Half-size of the stamps and radius of the aperture for a PSF, pixels."""
-    sigma = middle_sigma(field)
+    sigma = field.psf.width
     return min(field.psf.size // 2, int(np.ceil(config.stamp * sigma))), config.aperture * sigma
 
 

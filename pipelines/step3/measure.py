@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.image import MASK, Image
+from pipelines.neighbours import grown
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.step3.config import MeasureConfig
 from pipelines.step3.detect import Array, Field, background, combined
 from pipelines.step3.fit import IntArray, offsets
-from pipelines.step3.lanczos import grown
 from pipelines.step3.locate import Located, is_broad, locate, sizes
 from pipelines.step3.objects import BANDS, Sources, rows
 from pipelines.step3.photometry import Photometry, measure, unshared

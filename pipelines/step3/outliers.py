@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.step3.lanczos import grown
+from pipelines.neighbours import grown
+
 
 FloatStack = NDArray[np.float32]
 BoolStack = NDArray[np.bool_]

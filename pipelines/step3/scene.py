@@ -46,7 +46,7 @@ def fit_scene(field: Field, x: Array, y: Array, broad: BoolArray, half: int) -> 
     design = stamps.matrix(field.valid)
     everything, wide = design, []
     if broad.any():
-        psfs = [broadened(field.psf, factor * middle_sigma(field)) for factor in BROADER]
+        psfs = [broadened(field.psf, factor * field.psf.width) for factor in BROADER]
         wide = [Stamps.of(psf, x[broad], y[broad], 2 * half) for psf in psfs]
         everything = sparse.csr_array(sparse.vstack([design, *(s.matrix(field.valid) for s in wide)], format="csr"))
     amplitude, normal = solve(everything, field.image)
@@ -60,11 +60,6 @@ def fit_scene(field: Field, x: Array, y: Array, broad: BoolArray, half: int) -> 
         own[broad] += amplitude[first : first + len(part.values), None, None] * part.values[:, middle, middle]
     psf_normal = normal if everything is design else sparse.csr_array(normal[:count, :count])
     return Scene(stamps, amplitude[:count], own, stamps.take(left) + own, fitted, left, design, psf_normal)
-
-
-def middle_sigma(field: Field) -> float:
-    """Width of the PSF at the middle of the image, pixels."""
-    return field.psf.sigma((field.psf.shape[1] - 1) / 2, (field.psf.shape[0] - 1) / 2)
 
 
 def broadened(psf: PsfModel, sigma: float) -> PsfModel:
@@ -81,7 +76,7 @@ def wings(field: Field, x: Array, y: Array, amplitude: Array, half: int) -> Floa
     empty = np.zeros(field.image.shape, np.float32)
     if rim <= 0:
         return empty
-    middle = field.psf.centred((field.psf.shape[1] - 1) / 2, (field.psf.shape[0] - 1) / 2)[0]
+    middle = field.psf.centred(*field.psf.middle)[0]
     edge = np.abs(middle).copy()
     edge[rim : size - rim, rim : size - rim] = 0
     reach = amplitude * edge.max() > 0.1 * field.noise
@@ -105,7 +100,7 @@ def added_variance(field: Field, stamps: Stamps, cutouts: Array, valid: Array) -
     power = np.maximum((values**2).sum(axis=(1, 2)), 1e-30)
     shape = laplacian - values * ((values * laplacian).sum(axis=(1, 2)) / power)[:, None, None]
     flux = (values * cutouts).sum(axis=(1, 2)) / power
-    norm = np.maximum((shape**2).sum(axis=(1, 2)), 1e-30) * 0.5 * middle_sigma(field) ** 2
+    norm = np.maximum((shape**2).sum(axis=(1, 2)), 1e-30) * 0.5 * field.psf.width ** 2
     scale = np.where(flux > 0, flux, np.inf) * norm
     noise = np.sqrt((shape**2 * stamps.take(field.variance)).sum(axis=(1, 2)))
     return (shape * cutouts).sum(axis=(1, 2)) / scale, np.where(flux > 0, noise / scale, np.inf)

@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 
 from pipelines.image import MASK, Image
-from pipelines.psf import PsfModel
+from pipelines.photometry import AB_ZERO_POINT, nanojansky_per_electron
+from pipelines.pixel_map import PixelMap, shared_box
+from pipelines.psf import PsfModel, sample_grid
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
+from pipelines.resample import carried_psf, carried_size, lanczos3, nearest
 from pipelines.step3 import frames
 from pipelines.step3.config import WarpConfig
 from pipelines.step3.frames import UNUSABLE, Frame
-from pipelines.step3.lanczos import Footprint, footprint, lanczos3
-from pipelines.step3.warped_psf import carried, carried_size, fit_psf, noise_area, sample_grid
 from pipelines.wcs import SkyWcs
-
-#: Zero point of a flux in nJy: mag_AB = 31.4 - 2.5 log10(flux / nJy).
-NJY_ZERO_POINT = 31.4
 
 #: Columns of visit_summary that a warp's header repeats.
 OF_VISIT = ("instrument", "visit", "band", "physical_filter", "day_obs", "mjd_mid", "exposure_time")
@@ -45,7 +43,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     used = []
     for ref in refs:
         frame, row = frames.frame(inputs, ref), rows[ref.data_id["detector"]]
-        place = footprint(SkyWcs.from_json(row["wcs"]), frame.image.shape, sky.patch_wcs(tract, patch), warp.shape)
+        place = place_of(SkyWcs.from_json(row["wcs"]), frame.image.shape, warp)
         if place is not None and add_detector(warp, frame, place, row["zeroPoint"]):
             used.append((frame, place, row))
     good = np.isfinite(warp.image)
@@ -57,9 +55,9 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
         **{key: row[key] for key in OF_VISIT},
         "skymap": quantum.data_id["skymap"], "tract": tract, "patch": patch, "x0": x0, "y0": y0,
         "photometric": all(r["photometric"] for _, _, r in used), "n_input": len(used),
-        "BUNIT": "nJy", "zeroPoint": NJY_ZERO_POINT,
+        "BUNIT": "nJy", "zeroPoint": AB_ZERO_POINT,
         "weight": 1.0 / float(np.median(warp.variance[good])),
-        "seeing": 2.3548 * float(np.sqrt(noise_area(warp.psf) / (4.0 * np.pi))) * sky.pixel_scale,
+        "seeing": 2.3548 * float(np.sqrt(warp.psf.area / (4.0 * np.pi))) * sky.pixel_scale,
     }  # fmt: skip
     return {"direct_warp": warp}
 
@@ -78,33 +76,38 @@ def empty_warp(shape: tuple[int, int], wcs: SkyWcs) -> Image:
     return Image(nothing, nothing.copy(), np.full(shape, MASK["NO_DATA"], np.int16), wcs)
 
 
-def add_detector(warp: Image, frame: Frame, place: Footprint, zero_point: float) -> bool:
+def place_of(source: SkyWcs, shape: tuple[int, int], warp: Image) -> PixelMap | None:
+    """Where the pixels of ``warp`` lie in a detector of ``shape``; None where the two do not meet."""
+    assert warp.wcs is not None
+    box = shared_box(warp.wcs, warp.shape, source, shape, margin=0)
+    return PixelMap.between(warp.wcs, source, box) if box is not None else None
+
+
+def add_detector(warp: Image, frame: Frame, place: PixelMap, zero_point: float) -> bool:
     """Interpolate one detector (electrons) into ``warp`` (nJy) in place; False when it adds no pixel.
 
     Target pixels whose nearest source pixel is lost or beside the edge get no data.
     """
     image, (ny, nx) = frame.image, frame.image.shape
-    x0, y0, x1, y1 = place.box
-    box = (slice(y0, y1 + 1), slice(x0, x1 + 1))
-    inside = (place.x > 0.5) & (place.x < nx - 1.5) & (place.y > 0.5) & (place.y < ny - 1.5)
-    inside &= np.isnan(warp.image[box])
+    x, y = place.grid()
+    inside = (x > 0.5) & (x < nx - 1.5) & (y > 0.5) & (y < ny - 1.5) & np.isnan(warp.image[place.slices])
     if not inside.any():
         return False
-    x, y = place.x[inside], place.y[inside]
-    nearest = (y + 0.5).astype(np.intp) * nx + (x + 0.5).astype(np.intp)
-    lost, planes = frame.lost.ravel()[nearest], image.mask.ravel()[nearest]
-    scale = np.float32(10.0 ** (0.4 * (NJY_ZERO_POINT - zero_point)))
-    gain = scale * place.area[inside].astype(np.float32)
+    x, y = x[inside], y[inside]
+    at = nearest(image.shape, x, y)
+    lost, planes = frame.lost.ravel()[at], image.mask.ravel()[at]
+    scale = np.float32(nanojansky_per_electron(zero_point))
+    gain = scale * place.area()[inside].astype(np.float32)
     pixels = lanczos3(frame.pixels, x, y) * gain
-    variance = image.variance.ravel()[nearest] * (gain * scale)
+    variance = image.variance.ravel()[at] * (gain * scale)
     planes = np.where(lost, planes | MASK["NO_DATA"], planes & ~UNUSABLE)
     pixels[lost] = variance[lost] = np.nan
     for plane, values in ((warp.image, pixels), (warp.variance, variance), (warp.mask, planes)):
-        plane[box][inside] = values
+        plane[place.slices][inside] = values
     return not lost.all()
 
 
-def warp_psf(warp: Image, used: Sequence[tuple[Frame, Footprint]], config: WarpConfig) -> PsfModel:
+def warp_psf(warp: Image, used: Sequence[tuple[Frame, PixelMap]], config: WarpConfig) -> PsfModel:
     """The PSF of a warp from the models of its detectors, sampled on a grid of its pixels that have data."""
     x, y = sample_grid(warp.shape, config.psf_grid)
     good = np.isfinite(warp.image)
@@ -118,11 +121,11 @@ def warp_psf(warp: Image, used: Sequence[tuple[Frame, Footprint]], config: WarpC
     stamps, done = np.zeros((len(x), size, size)), np.zeros(len(x), bool)
     for image, place in sources:
         here = ~done & place.has(x, y)
-        sx, sy = place.source_of(x[here], y[here])
+        sx, sy = place(x[here], y[here])
         here[here] = (sx > -0.5) & (sx < image.shape[1] - 0.5) & (sy > -0.5) & (sy < image.shape[0] - 0.5)
         if here.any() and image.psf is not None:
-            stamps[here] = carried(image.psf, place, x[here], y[here], size)
+            stamps[here] = carried_psf(image.psf, place, x[here], y[here], size)
             done |= here
     if not done.any():
         raise ValueError("no detector image over the patch has a PSF model; step 1 must write one")
-    return fit_psf(stamps[done], x[done], y[done], np.ones(np.count_nonzero(done)), warp.shape, config.psf_order)
+    return PsfModel.through(stamps[done], x[done], y[done], config.psf_order, warp.shape)

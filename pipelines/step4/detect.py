@@ -71,10 +71,8 @@ def significance(difference: Image, template: Image, settings: DetectSettings) -
     of the template); the flux of the template adds noise in proportion.
     """
     assert difference.psf is not None
-    ny, nx = difference.shape
-    middle = ((nx - 1) / 2, (ny - 1) / 2)
-    sigma = difference.psf.sigma(*middle)
-    psf = _core(difference.psf.centred(*middle)[0], sigma)
+    sigma = difference.psf.width
+    psf = _core(difference.psf.centred(*difference.psf.middle)[0], sigma)
     weight = np.where(difference.bad() | ~np.isfinite(difference.variance), np.float32(0), 1 / difference.variance)
     if not weight.any():
         nothing = np.zeros(difference.shape, np.float32)
@@ -104,8 +102,7 @@ def _core(psf: Array, sigma: float) -> Array:
 def detect(difference: Image, science: Image, found: Significance, settings: DetectSettings) -> DiaSources:
     """Peaks of significance of either sign, measured on the difference (its variance already scaled) and the visit image."""
     assert difference.psf is not None
-    ny, nx = difference.shape
-    sigma = difference.psf.sigma((nx - 1) / 2, (ny - 1) / 2)
+    sigma = difference.psf.width
     radius, snr = max(2, round(2 * sigma)), found.snr
     row, column = peaks.local_maxima(np.abs(snr), settings.threshold, radius)
     height = snr[row, column].astype(float)

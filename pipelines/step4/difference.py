@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from pipelines.image import MASK, UNUSABLE, Image
-from pipelines.psf import PsfModel
-from pipelines.resample import filled_in, psf_through, spread
+from pipelines.neighbours import filled, grown
+from pipelines.psf import PsfModel, sample_grid
 from pipelines.step4 import peaks
 from pipelines.step4.matching_kernel import Basis, MatchingKernel, Stamps, fit
 from pipelines.wcs import polynomial_terms
@@ -56,8 +56,7 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     if science.psf is None or template.psf is None:
         raise ValueError("difference imaging needs the PSFs of the visit image and of the template")
     ny, nx = science.shape
-    middle = ((nx - 1) / 2, (ny - 1) / 2)
-    width, template_width = science.psf.sigma(*middle), template.psf.sigma(*middle)
+    width, template_width = science.psf.width, template.psf.width
     template_convolved = template_width <= width
     sharp, broad = (template, science) if template_convolved else (science, template)
     clean = _clean(sharp), _clean(broad)
@@ -76,15 +75,15 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     nothing = template.bad(MASK["NO_DATA"]) | science.bad(MASK["NO_DATA"])
     pixels = np.where(nothing, np.float32(0), clean[1].image - convolved if template_convolved else convolved - clean[1].image)
 
-    response = np.abs(_centred_spectrum(kernel.at(*middle)[0], padded))
+    response = np.abs(_centred_spectrum(kernel.at(*science.psf.middle)[0], padded))
     noise = max(sharp_noise, _LEAST_NOISE * broad_noise)
     whiten = np.sqrt((broad_noise + noise) / (broad_noise + noise * response**2)).astype(np.float32)
     whiten /= whiten[0, 0]
     pixels = fft.irfft2(fft.rfft2(pixels, padded) * whiten, padded)[here]
 
     edge = half // 2  # beyond it a kernel has next to nothing
-    mask = science.mask | (spread(template.mask & (_TEMPLATE_PLANES & ~MASK["NO_DATA"]), edge))
-    mask[spread(template.mask & MASK["NO_DATA"], edge) != 0] |= MASK["EDGE"]
+    mask = science.mask | grown(template.mask & (_TEMPLATE_PLANES & ~MASK["NO_DATA"]), edge)
+    mask[grown(template.bad(MASK["NO_DATA"]), edge)] |= MASK["EDGE"]
     mask[nothing] |= MASK["NO_DATA"]
     for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
         mask[side] |= MASK["EDGE"]
@@ -103,7 +102,7 @@ def _clean(image: Image) -> Image:
     unknown = ~np.isfinite(image.image) | ~np.isfinite(image.variance)
     bad = image.bad(UNUSABLE & ~MASK["SAT"] & ~MASK["EDGE"]) | unknown
     hidden = image.bad(MASK["NO_DATA"])
-    pixels = filled_in(image.image, bad, bad & ~hidden, 2)
+    pixels = filled(image.image, bad & ~hidden, bad)
     pixels[hidden] = 0
     mask = np.where(unknown, image.mask | np.int16(MASK["NO_DATA"]), image.mask)
     return Image(pixels, image.variance, mask, image.wcs, image.psf, image.meta)
@@ -126,8 +125,7 @@ def _star_stamps(sharp: Image, broad: Image, static: Image, basis: Basis, size: 
     """Stamps around the brightest usable sources of ``static``, spread over the image; unusable pixels weigh nothing."""
     ny, nx = sharp.shape
     half, reach = size // 2, size // 2 + basis.half
-    bad = spread(sharp.bad().astype(np.int16), 2) != 0
-    bad |= broad.bad()
+    bad = grown(sharp.bad(), 2) | broad.bad()
     snr = np.where(bad, 0, static.image / np.sqrt(np.where(bad, 1, static.variance)))
     y, x = peaks.local_maxima(snr, settings.kernel_star_snr, 3)
     inside = (x >= reach) & (x < nx - reach) & (y >= reach) & (y < ny - reach)
@@ -146,13 +144,11 @@ def _star_stamps(sharp: Image, broad: Image, static: Image, basis: Basis, size: 
 
 def _model_stamps(sharp: PsfModel, broad: PsfModel, basis: Basis, size: int, settings: MatchSettings) -> Stamps:
     """The PSF models on a 4 x 4 grid as stars with the given signal to noise."""
-    ny, nx = sharp.shape
-    along = (np.arange(4) + 0.5) / 4
-    x, y = (g.ravel() for g in np.meshgrid(along * (nx - 1), along * (ny - 1)))
+    x, y = sample_grid(sharp.shape, 4)
     before = _fit_size(sharp.centred(x, y), size + 2 * basis.half)
     after = _fit_size(broad.centred(x, y), size)
     weight = settings.kernel_model_snr**2 / (after**2).sum(axis=(1, 2), keepdims=True) * np.ones_like(after)
-    return Stamps(before, after, weight, x, y, stars=False)
+    return Stamps(before, after, weight, x.astype(float), y.astype(float), stars=False)
 
 
 def _fit_size(stamps: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -191,7 +187,7 @@ def _difference_psf(psf: PsfModel, kernel: MatchingKernel | None, whiten: NDArra
         spectrum *= fft.rfft2(kernel.at(x, y), (n, n))
         shift += kernel.planes.shape[-1] // 2
     kept = slice(shift, shift + psf.size)
-    return psf_through(fft.irfft2(spectrum, (n, n))[:, kept, kept], x, y, 2, psf.shape)
+    return PsfModel.through(fft.irfft2(spectrum, (n, n))[:, kept, kept], x, y, 2, psf.shape)
 
 
 def _level(difference: Image, hidden: NDArray[np.bool_]) -> None:

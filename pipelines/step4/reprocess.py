@@ -10,9 +10,9 @@ import sep
 from numpy.typing import NDArray
 
 from pipelines.image import MASK, UNUSABLE, Image
+from pipelines.neighbours import grown
 from pipelines.photometry import nanojansky_per_electron
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
-from pipelines.resample import spread
 from pipelines.wcs import SkyWcs
 
 
@@ -60,10 +60,11 @@ def refined_background(image: Image, settings: Settings) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
         bright = image.image > settings.source_sigma * np.sqrt(image.variance)
     # single bright pixels are noise: a source is bright in a neighbour as well
-    pairs = (bright[:, 1:] & bright[:, :-1]).astype(np.int16)
-    source = np.zeros(image.shape, np.int16)
-    source[:, 1:], source[:, :-1] = pairs, source[:, :-1] | pairs
-    hidden = spread(source, settings.source_grow) != 0
+    pairs = bright[:, 1:] & bright[:, :-1]
+    source = np.zeros(image.shape, bool)
+    source[:, 1:] = pairs
+    source[:, :-1] |= pairs
+    hidden = grown(source, settings.source_grow)
     hidden |= image.bad(UNUSABLE & ~MASK["EDGE"] | MASK["DETECTED"]) | ~np.isfinite(image.image)
     if hidden.mean() > 0.9:
         return np.zeros(image.shape, np.float32)

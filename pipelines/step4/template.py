@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.image import MASK, Image
-from pipelines.psf import PsfModel
-from pipelines.resample import PixelMap, filled_in, psf_through, resample, shared_box, spread, warped_psf
+from pipelines.neighbours import filled, grown
+from pipelines.pixel_map import PixelMap, shared_box
+from pipelines.psf import PsfModel, sample_grid
+from pipelines.resample import carried_psf, resample
 from pipelines.wcs import SkyWcs
 
 #: Pixels of the tract kept around the detector's footprint, for the taps of the resampling kernel.
@@ -82,13 +84,11 @@ def _close_holes(joined: Image) -> None:
     Where few visits overlap, a coadd may have rejected them all at the place of a transient: on just these pixels a
     template is needed.
     """
-    empty = joined.mask & MASK["NO_DATA"]
-    edge = spread(np.where(empty == 0, np.int16(1), np.int16(0)), _HOLE)
-    wide = spread(np.where(edge == 0, np.int16(1), np.int16(0)), _HOLE) != 0
-    hidden = empty != 0
-    holes = hidden & ~wide
-    joined.image = filled_in(joined.image, hidden, holes, _HOLE + 1)
-    joined.variance = filled_in(joined.variance, hidden, holes, _HOLE + 1)
+    hidden = joined.bad(MASK["NO_DATA"])
+    # What is within reach of data and, from everywhere else, out of reach of emptiness, is a hole.
+    holes = hidden & ~grown(~grown(~hidden, _HOLE), _HOLE)
+    joined.image = filled(joined.image, holes, hidden, _HOLE + 1)
+    joined.variance = filled(joined.variance, holes, hidden, _HOLE + 1)
     joined.image[hidden & ~holes] = 0
     joined.mask[holes] = (joined.mask[holes] & ~MASK["NO_DATA"]) | MASK["INTERPOLATED"]
 
@@ -96,28 +96,26 @@ def _close_holes(joined: Image) -> None:
 def _psf(patches: Sequence[Image], template: Image, wcs: SkyWcs, size: int) -> PsfModel:
     """The PSF of the template on the detector, from the PSF of the patch nearest to each of a grid of positions."""
     ny, nx = template.shape
-    along = (np.arange(_PSF_GRID) + 0.5) / _PSF_GRID
-    gx, gy = (g.ravel() for g in np.meshgrid(along * (nx - 1), along * (ny - 1)))
-    known = (template.mask[gy.astype(int), gx.astype(int)] & MASK["NO_DATA"]) == 0
+    x, y = sample_grid(template.shape, _PSF_GRID)
+    known = (template.mask[y, x] & MASK["NO_DATA"]) == 0
     if not known.any():
         # the overlap falls between the grid positions: any of its pixels will do
-        y, x = np.nonzero(~template.bad(MASK["NO_DATA"]))
-        gx, gy, known = x[[len(x) // 2]].astype(float), y[[len(y) // 2]].astype(float), np.array([True])
-    gx, gy = gx[known], gy[known]
-    nearest = _nearest_patch(patches, wcs, gx, gy)
-    stamps = np.empty((len(gx), size, size))
+        y, x = (pixels[[len(pixels) // 2]] for pixels in np.nonzero(~template.bad(MASK["NO_DATA"])))
+        known = np.array([True])
+    x, y = x[known], y[known]
+    nearest = _nearest_patch(patches, wcs, x, y)
+    stamps = np.empty((len(x), size, size))
     for number in np.unique(nearest):
         patch = patches[number]
         if patch.psf is None or patch.wcs is None:
             raise ValueError(f"template_coadd: the patch at {_origin(patch)} has no PSF")
         mine = nearest == number
         pixel_map = PixelMap.between(wcs, patch.wcs, (0, nx, 0, ny))
-        stamps[mine] = warped_psf(patch.psf, pixel_map, gx[mine], gy[mine], size)
-    order = 2 if len(gx) >= 18 else 1 if len(gx) >= 9 else 0
-    return psf_through(stamps, gx, gy, order, template.shape)
+        stamps[mine] = carried_psf(patch.psf, pixel_map, x[mine], y[mine], size)
+    return PsfModel.through(stamps, x, y, 2, template.shape)
 
 
-def _nearest_patch(patches: Sequence[Image], wcs: SkyWcs, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
+def _nearest_patch(patches: Sequence[Image], wcs: SkyWcs, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
     """For detector positions (N,), the number of the patch in whose pixels they are furthest from the edge."""
     distance = np.empty((len(patches), len(x)))
     ra, dec = wcs.pixel_to_sky(x, y)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import paper_lake
 import pytest
 
 from lake.site import Lake
-from tests.checks import paper_lake
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """The finished campaign; not to be changed."""
     return paper_lake.make(tmp_path_factory.mktemp("paper") / "lake")
+
+
+@pytest.fixture(scope="session")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A campaign after step 1, where detector 1 of one visit failed and another found nothing to do; not to be changed."""
+    first = 26091000001
+
+    def decide(task: str, quantum: dict[str, Any]) -> str:
+        if quantum["visit"] != first:
+            return "succeeded"
+        return "no_work" if quantum["detector"] == 0 else {"isr": "failed", "calibrate_image": "blocked"}[task]
+
+    return paper_lake.make(tmp_path_factory.mktemp("half") / "lake", through="step1", decide=decide)
 
 
 @pytest.fixture

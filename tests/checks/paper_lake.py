@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from paper_products import PaperProducts
 
 import schemas
-from lake import datastore, delta, movement, publish, slices
+from lake import datastore, delta, movement, publish, registry, slices
 from lake.site import Lake, Site
 from pipelines import campaign as campaigns
 from pipelines import definition, graph, inception, instrument, placement, registration, simulate
 from pipelines.campaign import Campaign
 from pipelines.journal import Journal
-from tests.checks.paper_products import PaperProducts
 
 TEXT = """
 name: paper
@@ -86,10 +86,12 @@ def make(root: Path, through: str | None = None, decide: Decide = always) -> Lak
     products = PaperProducts(lake, campaign)
     for kind, name in placement.PLAN:
         if kind == "move":
+            journal.write("step", step=name, site=lake.central.name, state="running", who="op@host")
             move(lake, campaign, name)
             journal.write("step", step=name, site=lake.central.name, state="accepted", who="op@host")
         else:
             for site in [lake.central] if kind == "central" else lake.sites.values():
+                journal.write("step", step=name, site=site.name, state="running", who="op@host")
                 predict(site, campaign)
                 tally = run(site, campaign, name, products, decide)
                 state = "reviewable" if tally["failed"] else "accepted"
@@ -177,3 +179,16 @@ def write(site: Site, rows: Iterable[dict[str, Any]], products: PaperProducts) -
 
 def _partition(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     return {c: row[c] for c in schemas.table(kind).partition_by if c != "site" and row[c] is not None}
+
+
+def files(site: Site, kind: str) -> list[str]:
+    """Paths of the registered files of a dataset type."""
+    with delta.connect() as con:
+        return sorted({row[0] for row in registry.datasets(con, site, types=[kind]).project("path").fetchall()})
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle, keeping size."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)

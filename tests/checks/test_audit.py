@@ -6,16 +6,11 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
+from paper_lake import files, flip
 
 from checks import audit
 from lake import delta, publish, registry, slices, upkeep
 from lake.site import Lake, Site
-
-
-def files(site: Site, kind: str) -> list[str]:
-    """Paths of the registered files of a dataset type."""
-    with delta.connect() as con:
-        return sorted({row[0] for row in registry.datasets(con, site, types=[kind]).project("path").fetchall()})
 
 
 def findings(site: Site) -> list[tuple[str, str]]:
@@ -30,13 +25,6 @@ def states(report: audit.AuditReport) -> dict[str, str]:
 def rows_of_visit_5(site: Site) -> int:
     with delta.connect() as con:
         return len(con.sql(f"FROM ({delta.select(site, 'visit_table')}) WHERE visit = 5").fetchall())
-
-
-def flip(path: Path) -> None:
-    """Change one byte in the middle, keeping size."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
 
 
 def test_a_sound_site_has_no_findings(lake: Lake) -> None:

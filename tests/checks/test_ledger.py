@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import paper_lake
 import pyarrow as pa
 import pytest
+from paper_lake import files, flip
 
 import schemas
 from checks import ledger
@@ -16,8 +18,6 @@ from lake import delta, movement, registry
 from lake.site import Lake, LakeError, Site
 from pipelines import steer
 from pipelines.journal import now
-from tests.checks import paper_lake
-from tests.checks.test_audit import files, flip
 
 
 def row(found: ledger.Ledger, site: str, step: str, kind: str) -> dict[str, Any]:
@@ -52,19 +52,6 @@ def attempt(site: Site, task: str, state: str, where: str = "true") -> int:
     return len(rows)
 
 
-@pytest.fixture(scope="session")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A campaign after step 1, where detector 1 of one visit failed and another found nothing to do; not to be changed."""
-    first = 26091000001
-
-    def decide(task: str, quantum: dict[str, Any]) -> str:
-        if quantum["visit"] != first:
-            return "succeeded"
-        return "no_work" if quantum["detector"] == 0 else {"isr": "failed", "calibrate_image": "blocked"}[task]
-
-    return paper_lake.make(tmp_path_factory.mktemp("half") / "lake", through="step1", decide=decide)
-
-
 @pytest.fixture
 def begun(half: Lake, tmp_path: Path) -> Lake:
     shutil.copytree(half.root, tmp_path / "lake")
@@ -94,7 +81,7 @@ def test_lost_and_damaged_files_are_named(lake: Lake) -> None:
     assert held["damaged"] > 0 and held["damaged"] + held["visible"] == held["expected"]
     assert found.totals["orphan"] == 1
     assert len(found.raws) == 1 and found.raws[0]["state"] == "lost" and found.raws[0]["stopped_type"] == "visit_image"
-    assert ledger.ledger(lake, "paper", storage=False).reconciled
+    assert ledger.ledger(lake, "paper", None).reconciled
 
 
 def test_same_size_damage_counts_once_an_audit_found_it(lake: Lake) -> None:

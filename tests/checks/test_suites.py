@@ -8,14 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from paper_lake import files
 
 import schemas
 from checks import measures, suites
+from checks.subject import METRICS
 from checks.suites import Check, Verdict
 from lake import delta, slices
 from lake.query import connect
 from lake.site import Lake, LakeError, Site
-from tests.checks.test_audit import files
 
 
 def named(verdict: Verdict, words: str) -> Check:
@@ -147,7 +148,7 @@ def test_unknown_suites_and_campaigns_are_refused(finished: Lake) -> None:
 def test_every_suite_names_a_metric_and_every_range_a_column() -> None:
     for parts in suites.suites().values():
         for part in parts:
-            assert part["metric"] in measures.MEASURES or (measures.METRICS / f"{part['metric']}.sql").exists()
+            assert part["metric"] in measures.MEASURES or (METRICS / f"{part['metric']}.sql").exists()
     for name, columns in measures.ranges()["tables"].items():
         assert set(columns) - {"where"} <= set(schemas.table(name).arrow.names), name
 

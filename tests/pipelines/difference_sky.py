@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 import schemas
 from pipelines import skymap
 from pipelines.image import MASK, Image
+from pipelines.pixel_map import PixelMap
 from pipelines.psf import PsfModel
 from pipelines.quantum import DatasetRef, Inputs
-from pipelines.resample import PixelMap, psf_through, resample, warped_psf
+from pipelines.resample import carried_psf, resample
 from pipelines.wcs import SkyWcs
 
 TRACT = 9469  # crosses RA 0
@@ -41,7 +42,7 @@ def moffat_psf(fwhm: float, ellipticity: float, slope: float, seed: int, shape: 
         r2 = ((1 - e1) * dx**2 + (1 + e1) * dy**2 - 2 * e2 * dx * dy) / alpha**2
         stamp = (1 + r2) ** -3.5
         stamps.append(stamp / stamp.sum())
-    return psf_through(np.array(stamps), gx, gy, 2, shape)
+    return PsfModel.through(np.array(stamps), gx, gy, 2, shape)
 
 
 @dataclass
@@ -142,11 +143,11 @@ def coadd(images: list[Image], psfs: list[PsfModel]) -> list[Image]:
         stamps = np.zeros((25, 25, 25))
         for image, psf in zip(images, psfs, strict=True):
             assert image.wcs is not None
-            stamps += warped_psf(psf, PixelMap.between(wcs, image.wcs, (0, shape[1], 0, shape[0])), gx, gy, 25)
+            stamps += carried_psf(psf, PixelMap.between(wcs, image.wcs, (0, shape[1], 0, shape[0])), gx, gy, 25)
         patches.append(
             Image(
                 np.where(empty, 0, mean).astype(np.float32), np.where(empty, np.inf, noise).astype(np.float32), mask, wcs,
-                psf_through(stamps / len(images), gx, gy, 2, shape), {"x0": x0, "y0": y0, "tract": TRACT, "patch": patch},
+                PsfModel.through(stamps / len(images), gx, gy, 2, shape), {"x0": x0, "y0": y0, "tract": TRACT, "patch": patch},
             )
         )  # fmt: skip
     return patches

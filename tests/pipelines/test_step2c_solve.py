@@ -96,7 +96,7 @@ def test_nights_and_flats(products: dict[str, pa.Table]) -> None:
     assert np.mean([n["colour_term"] for n in clear if n["band"] == "g"]) == pytest.approx(0.02, abs=0.008)
     flats = products["calib_flat"].to_pylist()
     assert len(flats) == 27
-    assert all(abs(sum(f["offset"] for f in flats if f["band"] == b)) < 1e-9 for b in "gri")
+    assert all(abs(sum(f["offset"] for f in flats if f["band"] == b)) < 1e-7 for b in "gri")
 
 
 def test_the_same_bits_whatever_the_threads_and_the_order(survey: Survey, products: dict[str, pa.Table]) -> None:

@@ -1,0 +1,59 @@
+"""Pixels and those beside them: planes that grow, holes that are filled from what is around them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bool = NDArray[np.bool_]
+M = TypeVar("M", np.bool_, np.int16)
+
+#: Holes filled at a time: each gathers all pixels within its reach.
+_CHUNK = 1 << 12
+
+
+def grown(mask: NDArray[M], radius: int = 1) -> NDArray[M]:
+    """Each pixel of (..., ny, nx) with all that pixels within ``radius`` of it have (a square): true, or bits of planes."""
+    return _stretched(_stretched(mask, radius, -1), radius, -2)
+
+
+def _stretched(mask: NDArray[M], radius: int, axis: int) -> NDArray[M]:
+    """As grown(), along one axis."""
+    result, done = mask.copy(), 0
+    while done < radius:  # reach doubles, as what was spread is spread again
+        step = min(radius - done, done + 1)
+        before, after = (np.moveaxis(plane, axis, 0) for plane in (result.copy(), result))
+        after[step:] |= before[:-step]
+        after[:-step] |= before[step:]
+        done += step
+    return result
+
+
+def filled(
+    image: NDArray[np.float32], holes: Bool, bad: Bool, reach: int = 2, otherwise: float | np.float32 = 0.0
+) -> NDArray[np.float32]:
+    """A copy of ``image`` (ny, nx) with ``holes`` (which are bad) replaced by the mean of pixels that are not ``bad``.
+
+    The mean is over a square of ``reach`` pixels around, with the weights of a Gaussian of one pixel; where it holds
+    no good pixel, ``otherwise`` stands in.
+    """
+    result = np.array(image, np.float32)
+    hole = np.flatnonzero(holes)
+    if not len(hole):
+        return result
+    ny, nx = image.shape
+    light = np.pad(np.where(bad, np.float32(0), image), reach).ravel()
+    good = np.pad(~bad, reach).astype(np.float32).ravel()
+    width = nx + 2 * reach
+    offset = np.arange(-reach, reach + 1)
+    around = (offset[:, None] * width + offset).ravel()
+    weight = np.exp(-0.5 * (offset[:, None] ** 2 + offset**2)).astype(np.float32).ravel()
+    for start in range(0, len(hole), _CHUNK):
+        part = hole[start : start + _CHUNK]
+        at = ((part // nx + reach) * width + part % nx + reach)[:, None] + around
+        seen = good[at] @ weight
+        known = seen > 0
+        result.ravel()[part] = np.where(known, light[at] @ weight / np.where(known, seen, np.float32(1)), np.float32(otherwise))
+    return result
