@@ -98,7 +98,7 @@ def quick(site: Site, spare: float = 0.0) -> list[Finding]:
     for row in _findings(site).to_pylist():
         path = row["path"]
         if row["state"] == "damaged" and path not in wrong and (size := _size(site, path)) is not None:
-            wrong[path] = Finding(path, "damaged", 0, size, row["reason"])
+            wrong[path] = Finding(path, "damaged", row["datasets"], size, row["reason"])
     return sorted(wrong.values(), key=lambda finding: finding.path)
 
 
@@ -131,7 +131,8 @@ def record(site: Site, paths: Iterable[str], state: str, reason: str | None = No
     wanted = sorted(set(paths))
     files = storage.registered(site)
     datasets = dict(zip(files["path"].to_pylist(), files["datasets"].to_pylist(), strict=True))
-    _append(site, [Finding(p, state, datasets.get(p, 0), _size(site, p), reason or state) for p in wanted], deep)
+    why = reason or ("is as registered again" if state == "healed" else state)
+    _append(site, [Finding(p, state, datasets.get(p, 0), _size(site, p), why) for p in wanted], deep)
 
 
 def remove_orphans(site: Site, spare: float = 0.0) -> list[str]:
@@ -199,11 +200,11 @@ def _size(site: Site, path: str) -> int | None:
 
 
 def _findings(site: Site) -> pa.Table:
-    """The latest finding of every path: path, state, reason."""
+    """The latest finding of every path: path, state, datasets, reason."""
     with delta.connect() as con:
         storage.view(con, site, "finding")
         return con.sql(
-            "SELECT path, state, reason FROM finding "
+            "SELECT path, state, datasets, reason FROM finding "
             'QUALIFY row_number() OVER (PARTITION BY path ORDER BY "at" DESC) = 1 ORDER BY path'
         ).to_arrow_table()
 

@@ -78,7 +78,7 @@ def _dimensions(subject: Subject, row: Row) -> tuple[str, ...]:
     return tuple(str(found["dimensions"][0].as_py()).split(","))
 
 
-def different_rows(subject: Subject, failed: Row) -> list[Row]:
+def different_rows(subject: Subject, failed: Row, judged: str) -> list[Row]:
     """The catalogue rows, or else the datasets, in which two sites differ."""
     if failed["dataset_type"] in schemas.tables() and failed["rows_differing"]:
         text = f"FROM ({_comparison(subject, failed)}) ORDER BY ALL LIMIT {LIMIT}"

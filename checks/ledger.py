@@ -73,7 +73,7 @@ class Ledger:
         raws = f"{done:,} of {self.raw_count:,} raws reached every product" + (", the others are explained" if self.raws else "")
         line = f"{total['expected']:,} expected = {present:,} present{left}; {raws}"
         if self.reconciled:
-            strays = f" ({total['orphan']:,} orphan files: drp audit names them)" if total["orphan"] else ""
+            strays = f" (orphan files: {total['orphan']:,}, named by drp audit)" if total["orphan"] else ""
             return f"reconciled: {line}{strays}"
         more = f" (and {len(self.problems) - 3} more)" if len(self.problems) > 3 else ""
         return f"NOT reconciled: {'; '.join(self.problems[:3])}{more}"

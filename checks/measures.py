@@ -100,7 +100,7 @@ def keys(subject: Subject) -> pa.Table:
     return subject.con.table(f'FROM ({" UNION ALL ".join(parts)}) WHERE "rows" > 0 ORDER BY site, "table"')
 
 
-def repeated_keys(subject: Subject, failed: Row) -> list[Row]:
+def repeated_keys(subject: Subject, failed: Row, judged: str) -> list[Row]:
     """The keys that occur more than once in a site's table, or hold a null."""
     table = schemas.table(failed["table"])
     return subject.rows(
@@ -154,7 +154,7 @@ def _missing(column: str, limit: Row) -> str:
     return f'"{column}" IS NULL OR isnan("{column}"::DOUBLE)' if limit.get("required") else "false"
 
 
-def odd_values(subject: Subject, failed: Row) -> list[Row]:
+def odd_values(subject: Subject, failed: Row, judged: str) -> list[Row]:
     """Keys and values of rows that are out of range or miss a required value."""
     table, column = schemas.table(failed["table"]), failed["column"]
     limit = limits()[table.name][column]
@@ -169,13 +169,13 @@ def odd_values(subject: Subject, failed: Row) -> list[Row]:
 # -- rows behind a failure ----------------------------------------------------------------------------------------------
 
 
-def broken_files(subject: Subject, failed: Row) -> list[Row]:
-    """The findings behind a site's counts."""
+def broken_files(subject: Subject, failed: Row, judged: str) -> list[Row]:
+    """The findings behind a site's count of one state."""
     found = subject.findings(subject.lake.site(failed["site"]))
-    return [{"site": failed["site"], **vars(f)} for f in found if f.state != "orphan"][:LIMIT]
+    return [{"site": failed["site"], **vars(f)} for f in found if f.state == judged][:LIMIT]
 
 
-def unaccounted_raws(subject: Subject, failed: Row) -> list[Row]:
+def unaccounted_raws(subject: Subject, failed: Row, judged: str) -> list[Row]:
     """The raws that nothing accounts for."""
     return [raw for raw in subject.ledger.raws if not raw["explained"]][:LIMIT]
 
@@ -185,8 +185,8 @@ MEASURES: dict[str, Callable[[Subject], pa.Table]] = {
     "site_independence": comparison.site_independence,
 }  # fmt: skip
 
-#: What looks up the rows behind a failing row of a metric table, where that row does not say it all.
-BEHIND: dict[str, Callable[[Subject, Row], list[Row]]] = {
+#: What looks up the rows behind a failing row of a metric table (by the column judged), where that row does not say it all.
+BEHIND: dict[str, Callable[[Subject, Row, str], list[Row]]] = {
     "storage": broken_files, "raws": unaccounted_raws, "keys": repeated_keys, "ranges": odd_values,
     "site_independence": comparison.different_rows,
 }  # fmt: skip

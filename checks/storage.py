@@ -131,7 +131,10 @@ def _difference(site: Site, path: str, size: int, sha256: str) -> str | None:
         problem = datastore.check(site, path, size, sha256)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return None if problem is None else problem.partition(f"{path} ")[2] or problem
+    if problem is None:
+        return None
+    words = problem.partition(f"{path} ")[2] or problem
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", words)
 
 
 def rotten(site: Site, paths: list[str]) -> dict[str, str]:

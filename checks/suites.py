@@ -141,7 +141,7 @@ class Judge:
             return Check(suite, metric, says, True, observed)
         failing = [frame.iloc[i] for i in _failing(frame, result, part["index"])]
         at_fault = [{key: _plain(value) for key, value in row.items()} for row in failing]
-        return Check(suite, metric, says, False, observed, _behind(subject, metric, at_fault))
+        return Check(suite, metric, says, False, observed, _behind(subject, metric, at_fault, arguments.get("column", "")))
 
     def _validate(self, frame: Frame, check: str, arguments: Row, index: list[str]) -> Any:
         self._count += 1
@@ -172,7 +172,7 @@ def _failing(frame: Frame, result: Any, index: list[str]) -> list[int]:
     return [i for i, row in enumerate(frame[index].itertuples(index=False, name=None)) if row in named]
 
 
-def _behind(subject: Subject, metric: str, failing: list[Row]) -> list[Row]:
+def _behind(subject: Subject, metric: str, failing: list[Row], column: str) -> list[Row]:
     """The failing rows of the metric table, those behind the first of them looked up."""
     look_up = measures.BEHIND.get(metric)
     if look_up is None:
@@ -180,7 +180,7 @@ def _behind(subject: Subject, metric: str, failing: list[Row]) -> list[Row]:
     found: list[Row] = []
     for row in failing[:LOOKED_UP]:
         try:
-            found += [{key: _plain(value) for key, value in behind.items()} for behind in look_up(subject, row)]
+            found += [{key: _plain(value) for key, value in behind.items()} for behind in look_up(subject, row, column)]
         except (QueryError, LakeError, duckdb.Error) as error:
             found.append({**row, "error": str(error)})
     return (found or failing)[:LIMIT]

@@ -158,7 +158,7 @@ def _live(handle: DeltaTable, site: Site, table: str, added: Sequence[AddFile]) 
 
 def live_files(handle: DeltaTable, site: Site, table: str, prune: str | None = None) -> list[str]:
     """Paths of the live files relative to the table's directory, sorted (the library gives them as encoded URIs)."""
-    root = site.table_path(table)
+    root = site.table_path(table).resolve()  # the library follows symbolic links
     uris = handle.file_uris(file_pruning_predicate=prune)
     return sorted(Path(unquote(uri.removeprefix("file://"))).relative_to(root).as_posix() for uri in uris)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lake import movement
+from lake.rule import OK
 from lake.site import Lake, LakeError
 from pipelines import definition, execute, heal, inception, placement, software
 from pipelines.campaign import Campaign, CampaignError
@@ -25,6 +26,8 @@ from pipelines.journal import Journal, latest, who
 from pipelines.lease import Lease
 from pipelines.runner import SiteRunner, Stopped, Tally
 
+#: Seconds between looks at what operators have decided.
+LOOK = 2.0
 #: The latest event of each (step or phase, site).
 Decisions = Mapping[tuple[str, str], Mapping[str, Any]]
 
@@ -116,7 +119,8 @@ class Driver:
         for runner in self.runners.values():
             runner.close()
         if not self.lease.lost.is_set():
-            if self._state() not in ("paused", "cancelled", state):
+            before = self._state()
+            if before not in ("paused", "cancelled", state) and (before, state) != ("done", "stopped"):
                 self._transition(state, why)
             self.journal.flush()
 
@@ -148,9 +152,9 @@ class Driver:
             self._transition("running")
 
     def _stopping(self) -> str | None:
-        """Why the run should stop, looked up at most every two seconds."""
+        """Why the run should stop, looked up every LOOK seconds."""
         with self._lock:
-            if self._why is None and time.monotonic() - self._checked > 2.0:
+            if self._why is None and time.monotonic() - self._checked > LOOK:
                 self._checked = time.monotonic()
                 if self.lease.lost.is_set():
                     self._why = "the lease was lost to another driver"
@@ -186,15 +190,15 @@ class Driver:
     def _move(self, phase: str) -> None:
         self.progress.phase(phase)
         rules = movement.add_rules(self.lake, placement.rules(phase, self.pipeline, self.campaign, self.lake.central.name))
-        report = movement.run_rules(
-            self.lake, rules, lambda done, total: self.progress.update("movement", phase, done, total)
-        )
+        idle = all(rule.state == OK for rule in rules)
+        if not idle:
+            self._event(phase, self.lake.central.name, "running")
+        report = movement.run_rules(self.lake, rules, functools.partial(self.progress.update, "movement", phase))
         self.outcome.files_moved += report.files
         for rule in report.stuck:
             self.outcome.problems.append(f"rule {rule.name} is STUCK: {rule.reason}; look with drp transfers")
-        site, state = self.lake.central.name, "failed" if report.stuck else "accepted"
-        if report.files or self._decisions().get((phase, site), {}).get("state") != state:
-            self._event(phase, site, state)
+        if not idle or report.stuck:
+            self._event(phase, self.lake.central.name, "failed" if report.stuck else "accepted")
 
     def _steps(self, steps: Sequence[str], sites: Sequence[str]) -> None:
         """The steps at all of these sites at once; waits for all of them, and raises the first error that is not a site's own."""

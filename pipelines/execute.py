@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from lake import datastore, slices
 from lake.site import Site
 from pipelines.definition import Task
 from pipelines.image import Image
+from pipelines.kept import Kept
 from pipelines.quantum import DatasetRef, Inputs, NoWork, Payload, Quantum
 
 
@@ -211,23 +211,18 @@ def _write_slices(spec: JobSpec, name: str, parts: list[Part]) -> list[dict[str,
 
 
 class CachedInputs(Inputs):
-    """Inputs that keep recently read images of this process: the quanta of a job often read the same ones."""
+    """Inputs that keep recently read images and tables of this process: the quanta of a job often read the same ones."""
 
-    LIMIT = 96 * 2**20
-    _images: ClassVar[OrderedDict[tuple[str, str | None], Image]] = OrderedDict()
-    _held: ClassVar[int] = 0
+    _images: ClassVar[Kept[Image]] = Kept(96 * 2**20)
+    _tables: ClassVar[Kept[pa.Table]] = Kept(48 * 2**20)
 
     def _read(self, ref: DatasetRef) -> Image:
         key = (str(self.root / ref.path), ref.file_checksum)
-        cache = CachedInputs._images
-        if key not in cache:
-            image = Image.read(self.path(ref))
-            cache[key] = image
-            CachedInputs._held += image.nbytes
-            while CachedInputs._held > self.LIMIT and len(cache) > 1:
-                CachedInputs._held -= cache.popitem(last=False)[1].nbytes
-        cache.move_to_end(key)
-        return cache[key].copy()
+        return CachedInputs._images.get(key, lambda: super(CachedInputs, self)._read(ref)).copy()
+
+    def table(self, dataset_type: str) -> pa.Table:
+        key = (str(self.root), dataset_type, *((ref.path, ref.dataset_id, ref.file_checksum) for ref in self.refs(dataset_type)))
+        return CachedInputs._tables.get(key, lambda: super(CachedInputs, self).table(dataset_type))
 
 
 class WorkerPool(ProcessPoolExecutor):

@@ -29,6 +29,11 @@ def check(lake: Lake, campaign: Campaign) -> None:
     instrument.load(campaign.instrument)
     for name in {**campaign.sites, **(campaign.raws or {})}:
         lake.site(name)
+    if lake.central.name not in campaign.sites:
+        raise CampaignError(
+            f"campaign {campaign.name}: sites: {lake.central.name} is missing: it is the central site "
+            "(give it 'tracts: []' if it is to process none)"
+        )
     if campaign.simulate is not None:
         from pipelines.simulate import survey
 

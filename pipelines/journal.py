@@ -54,11 +54,10 @@ class Journal:
             self._flush()
 
     def _flush(self) -> None:
-        for table, events in self._waiting.items():
-            if events:
-                rows = pa.Table.from_pylist(events, schema=schemas.table(table).arrow)
-                delta.append(self.lake.central, table, rows)
-        self._waiting.clear()
+        for table in list(self._waiting):
+            rows = pa.Table.from_pylist(self._waiting[table], schema=schemas.table(table).arrow)
+            delta.append(self.lake.central, table, rows)
+            del self._waiting[table]
         self._flushed = time.monotonic()
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Bool = NDArray[np.bool_]
 M = TypeVar("M", np.bool_, np.int16)
+P = TypeVar("P", bound=np.generic)
 
 #: Holes filled at a time: each gathers all pixels within its reach.
 _CHUNK = 1 << 12
@@ -16,17 +17,27 @@ _CHUNK = 1 << 12
 
 def grown(mask: NDArray[M], radius: int = 1) -> NDArray[M]:
     """Each pixel of (..., ny, nx) with all that pixels within ``radius`` of it have (a square): true, or bits of planes."""
-    return _stretched(_stretched(mask, radius, -1), radius, -2)
+    return stretched(stretched(mask, radius, axis=-1), radius, axis=-2)
 
 
-def _stretched(mask: NDArray[M], radius: int, axis: int) -> NDArray[M]:
+def stretched(mask: NDArray[M], radius: int, axis: int) -> NDArray[M]:
     """As grown(), along one axis."""
-    result, done = mask.copy(), 0
-    while done < radius:  # reach doubles, as what was spread is spread again
+    return _gathered(mask, radius, axis, np.bitwise_or)
+
+
+def highest(plane: NDArray[np.float32], radius: int = 1) -> NDArray[np.float32]:
+    """The greatest value within ``radius`` of each pixel of (..., ny, nx) (a square); NaN where there is any."""
+    return _gathered(_gathered(plane, radius, -1, np.maximum), radius, -2, np.maximum)
+
+
+def _gathered(plane: NDArray[P], radius: int, axis: int, combine: np.ufunc) -> NDArray[P]:
+    """All values within ``radius`` along an axis, combined."""
+    result, done = plane.copy(), 0
+    while done < radius:  # reach doubles, as what was gathered is gathered again
         step = min(radius - done, done + 1)
-        before, after = (np.moveaxis(plane, axis, 0) for plane in (result.copy(), result))
-        after[step:] |= before[:-step]
-        after[:-step] |= before[step:]
+        before, after = (np.moveaxis(p, axis, 0) for p in (result.copy(), result))
+        combine(after[step:], before[:-step], out=after[step:])
+        combine(after[:-step], before[step:], out=after[:-step])
         done += step
     return result
 

@@ -20,6 +20,9 @@ from pipelines.wcs import polynomial_terms
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+_SUPPORT = 3  # pixels that the B-spline of degree 5 reaches to each side
+_KNOTS = np.arange(-_SUPPORT, _SUPPORT + 1)
+
 
 @dataclass(frozen=True)
 class PsfModel:
@@ -89,17 +92,36 @@ class PsfModel:
         x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
         column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
         half = self.size // 2 if half is None else min(half, self.size // 2)
-        return shift(self.centred(x, y), x - column, y - row, half), column - half, row - half
+        across, along = (_banded(d, 2 * half + 1) for d in (x - column, y - row))
+        stamps = np.matmul(np.matmul(along, self._splines(x, y, half)), across.transpose(0, 2, 1))
+        return stamps, column - half, row - half
 
     def rendered_with_slopes(self, x: ArrayLike, y: ArrayLike, half: int) -> tuple[Array, Array, Array]:
         """As rendered(), and the derivatives of its stamps with respect to x and to y of the star: each (N, n, n)."""
         x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
-        stamps = self.centred(x, y)
         half = min(half, self.size // 2)
-        across = [_toeplitz(x - np.floor(x + 0.5), self.size, half, d).transpose(0, 2, 1) for d in (0, 1)]
-        along = [_toeplitz(y - np.floor(y + 0.5), self.size, half, d) for d in (0, 1)]
-        moved = np.matmul(along[0], stamps)
-        return np.matmul(moved, across[0]), np.matmul(moved, across[1]), along[1] @ stamps @ across[0]
+        n = 2 * half + 1
+        splines = self._splines(x, y, half)
+        across = [_banded(x - np.floor(x + 0.5), n, order).transpose(0, 2, 1) for order in (0, 1)]
+        along = [_banded(y - np.floor(y + 0.5), n, order) for order in (0, 1)]
+        moved = np.matmul(along[0], splines)
+        return np.matmul(moved, across[0]), np.matmul(moved, across[1]), along[1] @ splines @ across[0]
+
+    def _splines(self, x: Array, y: Array, half: int) -> Array:
+        """B-spline coefficients (N, 2 half + 7, same) of the PSF at positions (N,), about the middle of its stamps."""
+        if half not in self._basis:
+            reach = half + _SUPPORT
+            lag = np.arange(-reach, reach + 1)[:, None] - np.arange(self.size) + self.size // 2
+            filter_ = _cardinal(reach + self.size)[lag + reach + self.size]
+            self._basis[half] = filter_ @ self.stamps @ filter_.T
+        basis, weights = self._basis[half], self.weights(x, y)
+        weights = weights / (weights @ self.stamps.sum(axis=(1, 2)))[:, None]
+        return np.asarray((weights @ basis.reshape(len(basis), -1)).reshape(-1, *basis.shape[1:]))
+
+    @cached_property
+    def _basis(self) -> dict[int, Array]:
+        """Coefficients of the stamps S_k, by how much about their middle is drawn: filled in by _splines()."""
+        return {}
 
     def sigma(self, x: float, y: float) -> float:
         """Second-moment width sqrt((Ixx + Iyy) / 2) in pixels, Gaussian-weighted: noise in the wings does not count."""
@@ -150,20 +172,26 @@ def shift(stamps: Array, dx: ArrayLike, dy: ArrayLike, half: int | None = None) 
     return moved
 
 
-def _toeplitz(d: Array, size: int, half: int, derivative: int = 0) -> Array:
+def _toeplitz(d: Array, size: int, half: int) -> Array:
     """Interpolation matrices (N, 2 half + 1, size): M[n, i, j] = kernel(i - j - d[n]) for the middle rows i."""
-    kernel = _kernel(d, size, derivative)[:, ::-1]  # element m is kernel(size - 1 - m - d)
+    m = np.arange(size - 1, -size, -1)  # of the cardinal spline, in the order in which a row of the matrix has it
+    kernel = _taps(d, 0) @ _cardinal(size + 3)[(size + 3) + m[None, :] - _KNOTS[:, None]]
     rows = slice(size // 2 - half, size // 2 + half + 1)
     return np.ascontiguousarray(sliding_window_view(kernel, size, axis=1)[:, ::-1][:, rows])
 
 
-def _kernel(d: Array, size: int, derivative: int) -> Array:
-    """The cardinal quintic spline at m - d for m = -(size-1) .. size-1: (N, 2 size - 1), |d| <= 1; or its d/dd."""
-    knots = np.arange(-3, 4)
-    taps = (_quintic_slope if derivative else _quintic)(knots[None, :] - d[:, None])  # B-spline around the shift
-    m = np.arange(-(size - 1), size)
-    kernel: Array = taps @ _cardinal(size + 3)[(size + 3) + m[None, :] - knots[:, None]]
-    return kernel
+def _banded(d: Array, n: int, derivative: int = 0) -> Array:
+    """Matrices (N, n, n + 6) from B-spline coefficients at pixels -3 ... n + 2 to values at pixels 0 ... n - 1, moved by d."""
+    matrix = np.zeros((len(d), n, n + 2 * _SUPPORT))
+    taps = _taps(d, derivative)[:, ::-1]
+    for row in range(n):
+        matrix[:, row, row : row + len(_KNOTS)] = taps
+    return matrix
+
+
+def _taps(d: Array, derivative: int) -> Array:
+    """The B-spline about each shift (N,), |d| <= 1, at knots -3 ... 3 (N, 7); or its derivative by d."""
+    return (_quintic_slope if derivative else _quintic)(_KNOTS[None, :] - d[:, None])
 
 
 def _quintic(t: Array) -> Array:

@@ -15,7 +15,7 @@ Sky coordinates are ICRS degrees. Pixels are 0-based, (0, 0) is the centre of a 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +249,7 @@ class RingsSkyMap:
         return np.flatnonzero(np.repeat(near, np.diff(first)))
 
 
+@cache
 def load(name: str, path: Path = CONFIGURATION) -> RingsSkyMap:
     """The skymap of that name in ``path``; SkyMapError names the known ones, or the key that is wrong."""
     known = yaml.safe_load(path.read_text())

@@ -68,7 +68,7 @@ def _columns(keys: list[str] | str | None) -> tuple[str, ...]:
 
 def _load(path: Path, subject: str) -> list[TableSchema]:
     tables = []
-    for table in yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["tables"]:
+    for table in yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["tables"]:
         fields = [
             pa.field(
                 column["name"],

@@ -60,11 +60,13 @@ def head(subject: Subject, verdict: Verdict, steps: list[Row]) -> str:
     about += "Every raw exposure is simulated: nothing here was observed." if synthetic else "The raw exposures are real frames."
     storage = [row for row in verdict.rows if row.suite == "storage"]
     sound = all(row.success for row in storage)
-    storage_words = "every registered file is in storage" if sound else "; ".join(c.observed for c in storage if not c.success)
+    counts = verdict.tables[("storage", "storage")].to_pylist() if ("storage", "storage") in verdict.tables else []
+    broken = [f"{sum(row[state] for row in counts):,} files {state}" for state in ("lost", "damaged")]
+    ledger_words = found.summary.partition(": ")[2] if found.reconciled else _first(found.problems)
     parts = [
-        _verdict("Ledger", "reconciled", found.reconciled, found.summary.partition(": ")[2]),
+        _verdict("Ledger", "reconciled", found.reconciled, ledger_words),
         _verdict("Checks", "met", verdict.success, verdict.summary),
-        _verdict("Storage", "sound", sound, storage_words),
+        _verdict("Storage", "sound", sound, "every registered file is in storage" if sound else ", ".join(broken)),
     ]
     counted = subject.con.table(
         "SELECT count(*) AS datasets, (SELECT sum(b) FROM (SELECT any_value(file_bytes) AS b FROM dataset GROUP BY site, path)) "
@@ -87,6 +89,12 @@ def head(subject: Subject, verdict: Verdict, steps: list[Row]) -> str:
         f'<div class="verdicts">{"".join(parts)}</div>'
         f'<div class="numbers">{"".join(f"<div><b>{v}</b><span>{k}</span></div>" for k, v in numbers.items() if v)}</div>'
     )
+
+
+def _first(problems: list[str], count: int = 4) -> str:
+    """The first problems without their details."""
+    more = f"; and {len(problems) - count} more" if len(problems) > count else ""
+    return "; ".join(problem.partition(" (")[0] for problem in problems[:count]) + more
 
 
 def _verdict(what: str, is_so: str, good: bool, words: str) -> str:
@@ -152,8 +160,12 @@ def ledger(found: Ledger) -> str:
         total = {key: sum(row[key] for row in mine) for key in keys}
         sums.append({"step": step, "site": site, **total, "reconciled": all(row["reconciled"] for row in mine)})
     columns = ["step", "site", *keys, "reconciled"]
-    word = "good-text" if found.reconciled else "bad-text"
-    parts = [f'<p class="{word}">{escape(found.summary)}</p>']
+    if found.reconciled:
+        parts = [f'<p class="good-text">{escape(found.summary)}</p>']
+    else:
+        listed = "".join(f"<li>{escape(problem)}</li>" for problem in found.problems[:20])
+        more = f"<li>and {len(found.problems) - 20} more</li>" if len(found.problems) > 20 else ""
+        parts = [f'<p class="bad-text">The ledger does not reconcile:</p><ul class="problems">{listed}{more}</ul>']
     wrong = [row for row in found.rows if not row["reconciled"]]
     if wrong:
         open_rows = style.table(wrong[:200], ["step", "site", "dataset_type", *keys, "reason"])

@@ -65,9 +65,10 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = Non
     columns = list(columns or rows[0])
     numeric = {c: all(isinstance(row.get(c), int | float | None) and row.get(c) is not True for row in rows) for c in columns}
     head = "".join(f"<th{' class=n' if numeric[c] else ''}>{escape(c.replace('_', ' '))}</th>" for c in columns)
+    wide = {c: any(len(str(row.get(c) or "")) > 28 for row in rows) for c in columns}
+    look = {c: "n" if numeric[c] else "wide" if wide[c] else "short" for c in columns}
     body = "".join(
-        "<tr>" + "".join(f'<td class="{"n" if numeric[c] else "wide"}">{value(row.get(c), c)}</td>' for c in columns) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f'<td class="{look[c]}">{value(row.get(c), c)}</td>' for c in columns) + "</tr>" for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

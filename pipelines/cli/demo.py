@@ -44,7 +44,7 @@ def command(lake: Path, file: str) -> None:
 
     verdict = ledger.ledger(opened, chosen.name)
     judged = suites.judge(opened, chosen.name)
-    page = report.write(opened, chosen.name, lake / "report.html")
+    page = report.write(opened, chosen.name, lake / "report.html", verdict, judged)
     click.echo(f"qa: {judged.summary}")
     click.echo(f"ledger: {verdict.summary}")
     click.echo(f"report: {page}")

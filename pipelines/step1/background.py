@@ -33,6 +33,12 @@ def estimate(image: Plane, bad: NDArray[np.bool_], mesh: int) -> Background:
     return Background(found.back(dtype=np.float32), float(found.globalback), noise if noise > 0 else 1.0)
 
 
+def typical(image: Plane, good: NDArray[np.bool_]) -> np.float32:
+    """Median of a sample of the good pixels (they are many); 0 where there is none."""
+    values = image[good]
+    return np.float32(np.median(values[:: 1 + len(values) // 10_000])) if len(values) else np.float32(0)
+
+
 def _even(length: int, mesh: int) -> int:
     """Mesh size nearest to ``mesh`` that leaves no thin rest at the edge, where few pixels would decide."""
     return int(np.ceil(length / max(1, round(length / mesh))))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.image import UNUSABLE
+from pipelines.step1.background import typical
 from pipelines.step1.config import IsrConfig
-from pipelines.step1.interpolate import typical
 
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -19,17 +19,22 @@ from numpy.typing import NDArray
 from pipelines import instrument as instruments
 from pipelines.image import MASK, Image
 from pipelines.instrument import Detector, Instrument
+from pipelines.neighbours import filled
 from pipelines.quantum import Inputs, Payload, Quantum
 from pipelines.raw import read_raw
 from pipelines.step1 import cosmic_rays, saturation
+from pipelines.step1.background import typical
 from pipelines.step1.config import IsrConfig
-from pipelines.step1.interpolate import fill, typical
 
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 #: Parallelism is over jobs; a thread pool per worker would only make them wait for each other.
 numexpr.set_num_threads(1)
+
+
+#: Pixels are interpolated from good ones this near, pixels.
+REACH = 3
 
 
 class IsrError(ValueError):
@@ -96,16 +101,17 @@ def reduce(raw: NDArray[np.uint16], exposure_time: float, detector: Detector, ma
         terms,
     )
     # Bad pixels keep no trace of what the masters hold there, be it NaN.
-    image[bad], variance[bad] = typical(image, ~bad), max(typical(variance, ~bad), np.float32(1))
+    level = typical(image, ~bad)
+    image[bad], variance[bad] = level, max(typical(variance, ~bad), np.float32(1))
     mask = np.zeros(image.shape, np.int16)
     mask[bad] = MASK["BAD"]
     saturation.flag(mask, (counts >= detector.saturation) & ~bad, config)
-    image = fill(image, bad)
+    image = filled(image, bad, bad, REACH, level)
     if config.cosmic_rays:
         hit = cosmic_rays.find(image, variance, mask, config)
         mask[hit] |= MASK["CR"]
-        image = fill(image, hit, avoid=bad)
         bad = bad | hit
+        image = filled(image, hit, bad, REACH, level)
     mask[bad] |= MASK["INTERPOLATED"]
     return Image(image, variance, mask)
 

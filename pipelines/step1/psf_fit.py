@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from pipelines.psf import PsfModel, shift
 from pipelines.step1.detect import GAUSSIAN
@@ -135,28 +134,72 @@ def _agreeing(residual: Array, model: Array, variance: Array, usual: Flags) -> F
 
 def _moffat(half: int, width_x: float, width_y: float, shear: float, beta: float) -> Array:
     """Moffat profile on a stamp of 2 half + 1 pixels, sum 1; ``width_x``, ``width_y``: FWHM along the axes."""
-    yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
-    scale = 2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0)
-    u, v = xx * scale / width_x, yy * scale / width_y
-    profile = (1.0 + np.maximum(u**2 + v**2 + 2.0 * shear * u * v, 0.0)) ** -beta
+    profile, _ = _moffat_with_slopes(half, np.array([width_x, width_y, shear, beta]))
     return np.asarray(profile / profile.sum())
 
 
+def _moffat_with_slopes(half: int, p: Array) -> tuple[Array, Array]:
+    """(1 + q)^-beta (size, size) for p = (width_x, width_y, shear, beta), and its derivatives by p (4, size, size).
+
+    q = u^2 + v^2 + 2 shear u v with u = s x / width_x, v = s y / width_y, s^2 = 4 (2^(1/beta) - 1).
+    """
+    width_x, width_y, shear, beta = p
+    root = 2.0 ** (1.0 / beta)
+    scale = 2.0 * np.sqrt(root - 1.0)
+    line = np.arange(-half, half + 1.0) * scale
+    u, v = line[None, :] / width_x, line[:, None] / width_y
+    uu, vv, uv = u * u, v * v, u * v
+    q = uu + vv + 2.0 * shear * uv
+    log = np.log1p(q)
+    profile = np.exp(-beta * log)
+    by_q = -beta * profile / (1.0 + q)
+    q_by_beta = -q * np.log(2.0) / beta**2 * root / (root - 1.0)
+    slopes = np.stack(
+        [
+            by_q * (uu + shear * uv) * (-2.0 / width_x),
+            by_q * (vv + shear * uv) * (-2.0 / width_y),
+            by_q * 2.0 * uv,
+            by_q * q_by_beta - log * profile,
+        ]
+    )
+    return profile, slopes
+
+
 def _fit_profile(stack: Array, fwhm: float) -> Array:
-    """The Moffat profile nearest to a stack of stars (size, size), centred."""
+    """The Moffat profile nearest to a stack of stars (size, size), centred: Levenberg-Marquardt (Marquardt 1963)."""
     half = len(stack) // 2
     stack = stack / max(float(stack[half, half]), 1e-12)
     # Wings count as well as the core: weights as of photon noise on a faint sky.
     weight = 1.0 / np.sqrt(np.maximum(stack, 0.0) + 1e-3)
+    low, high = np.array([0.5 * fwhm, 0.5 * fwhm, -0.5, 1.5]), np.array([2.0 * fwhm, 2.0 * fwhm, 0.5, 10.0])
 
-    def misfit(p: Array) -> Array:
-        profile = _moffat(half, *p)
-        amplitude = (stack * profile * weight**2).sum() / (profile * weight**2 * profile).sum()
-        return np.asarray((amplitude * profile - stack) * weight).ravel()
+    def misfit(p: Array) -> tuple[float, Array, Array]:
+        """Sum of squares; residual and its slopes by p, amplitude and all, both weighted and flat."""
+        profile, slopes = _moffat_with_slopes(half, p)
+        shape = (profile * weight).ravel()
+        amplitude = float(shape @ (stack * weight).ravel()) / float(shape @ shape)
+        residual = (stack * weight).ravel() - amplitude * shape
+        return float(residual @ residual), residual, np.vstack([amplitude * (slopes * weight).reshape(4, -1), shape])
 
-    bounds = (0.5 * fwhm, 0.5 * fwhm, -0.5, 1.5), (2.0 * fwhm, 2.0 * fwhm, 0.5, 10.0)
-    fitted = least_squares(misfit, (fwhm, fwhm, 0.0, 3.0), bounds=bounds, max_nfev=12)
-    return _moffat(half, *fitted.x)
+    p, damping = np.array([fwhm, fwhm, 0.0, 3.0]), 1e-3
+    cost, residual, slopes = misfit(p)
+    for _ in range(12):
+        right = slopes @ residual
+        # What is at its limit and would go beyond stays, and the others move without it.
+        free = np.append(((p > low) | (right[:4] > 0)) & ((p < high) | (right[:4] < 0)), True)
+        normal = slopes[free] @ slopes[free].T
+        step = np.zeros(5)
+        step[free] = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), right[free])
+        trial = np.clip(p + step[:4], low, high)
+        new = misfit(trial)
+        if new[0] < cost:
+            done = cost - new[0] < 1e-7 * cost
+            p, damping, (cost, residual, slopes) = trial, 0.1 * damping, new
+            if done:
+                break
+        else:
+            damping *= 10.0
+    return _moffat(half, *p)
 
 
 def _taper(half: int, inner: float, outer: float) -> Array:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.image import MASK
+from pipelines.neighbours import grown, stretched
 from pipelines.step1.config import IsrConfig
 
 Array = NDArray[np.float64]
@@ -17,26 +18,26 @@ def flag(mask: NDArray[np.int16], saturated: Mask, config: IsrConfig) -> None:
     """Set SAT (grown) and BLEED in ``mask`` (ny, nx) for the ``saturated`` pixels."""
     if not saturated.any():
         return
-    size = 2 * config.saturation_grow + 1
-    mask[ndimage.binary_dilation(saturated, np.ones((size, size), bool))] |= MASK["SAT"]
+    mask[grown(saturated, config.saturation_grow)] |= MASK["SAT"]
     trails = long_runs(saturated, config.bleed_length)
-    if trails.any():
-        along = np.ones((2 * config.bleed_grow + 1, 3), bool)  # the ends fade below saturation before they stop
-        mask[ndimage.binary_dilation(trails, along)] |= MASK["BLEED"]
+    if trails.any():  # the ends fade below saturation before they stop
+        mask[stretched(grown(trails), max(config.bleed_grow - 1, 0), axis=0)] |= MASK["BLEED"]
 
 
 def long_runs(flags: Mask, length: int) -> Mask:
     """Pixels of (ny, nx) that belong to a run of at least ``length`` set pixels along a column."""
-    padded = np.zeros((flags.shape[1], flags.shape[0] + 2), np.int8)
-    padded[:, 1:-1] = flags.T
-    steps = np.diff(padded.ravel())
-    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    keep = ends - starts >= length
-    marks = np.zeros(padded.size + 1, np.int32)
-    marks[starts[keep] + 1] += 1
-    marks[ends[keep] + 1] -= 1
-    runs = np.cumsum(marks[:-1]).reshape(padded.shape)[:, 1:-1]
-    return np.ascontiguousarray(runs.T > 0)
+    runs, done = flags.copy(), 1  # pixels that begin ``done`` set ones
+    while done < length:
+        step = min(done, length - done)
+        runs[:-step] &= runs[step:]
+        runs[-step:] = False
+        done += step
+    done = 1
+    while done < length:  # and back: all that such a run covers
+        step = min(done, length - done)
+        runs[step:] |= runs[:-step].copy()
+        done += step
+    return runs
 
 
 def cores(mask: NDArray[np.int16], reach: int) -> tuple[Array, Array, Mask]:
@@ -56,4 +57,4 @@ def cores(mask: NDArray[np.int16], reach: int) -> tuple[Array, Array, Mask]:
         weight = width**4 / (width**4).sum()
         middle = (blob * np.arange(blob.shape[1])).sum(axis=1) / width
         x[i], y[i] = columns.start + weight @ middle, rows.start + weight @ np.arange(len(width))
-    return x, y, ndimage.binary_dilation(saturated, np.ones((3, 3), bool), iterations=reach)
+    return x, y, grown(saturated, reach)

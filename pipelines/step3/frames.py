@@ -1,26 +1,16 @@
-"""What the quanta of one job share: detector images and summary rows, read once and kept while they fit.
-
-Neighbouring patches need the same detectors. Keeping is only a matter of speed: files are immutable, and a file is
-known by its checksum, so what is kept is what would be read.
-"""
+"""Detector images as resampling needs them; kept while they fit, as neighbouring patches need the same detectors."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import skymap
 from pipelines.image import MASK, Image
+from pipelines.kept import Kept
 from pipelines.neighbours import filled, grown
 from pipelines.quantum import DatasetRef, Inputs
-
-KEEP_BYTES = 192 * 2**20
-KEEP_TABLES = 8
 
 #: Planes whose pixels hold no usable value. Saturated pixels are kept (a hole in every bright star would help nobody)
 #: and stay marked.
@@ -50,37 +40,12 @@ class Frame:
         return self.image.nbytes + self.pixels.nbytes + self.lost.nbytes
 
 
-_frames: OrderedDict[tuple[str, str], Frame] = OrderedDict()
-_tables: OrderedDict[tuple[str, ...], list[dict[str, Any]]] = OrderedDict()
+_frames: Kept[Frame] = Kept(192 * 2**20)
 
 
-def frame(inputs: Inputs, ref: DatasetRef) -> Frame:
+def read_frame(inputs: Inputs, ref: DatasetRef) -> Frame:
     """The detector image of ``ref``, not to be changed by the caller; raises DamagedInput or ImageError."""
-    if ref.file_checksum is None:
+    if ref.file_checksum is None:  # nothing says that it is still the same file
         return Frame.of(Image.read(inputs.path(ref)))
     key = (str(inputs.root / ref.path), ref.file_checksum)
-    if key not in _frames:
-        _frames[key] = Frame.of(Image.read(inputs.path(ref)))
-        while len(_frames) > 1 and sum(kept.nbytes for kept in _frames.values()) > KEEP_BYTES:
-            _frames.popitem(last=False)
-    _frames.move_to_end(key)
-    return _frames[key]
-
-
-def rows(inputs: Inputs, dataset_type: str) -> list[dict[str, Any]]:
-    """The rows of a small input table, not to be changed by the caller."""
-    refs = inputs.refs(dataset_type)
-    if any(ref.file_checksum is None for ref in refs):
-        return list(inputs.table(dataset_type).to_pylist())
-    key = (str(inputs.root), *(f"{ref.dataset_id} {ref.file_checksum}" for ref in refs))
-    if key not in _tables:
-        _tables[key] = inputs.table(dataset_type).to_pylist()
-    while len(_tables) > KEEP_TABLES:
-        _tables.popitem(last=False)
-    return _tables[key]
-
-
-@cache
-def sky(name: str) -> skymap.RingsSkyMap:
-    """The skymap of that name; raises SkyMapError."""
-    return skymap.load(name)
+    return _frames.get(key, lambda: Frame.of(Image.read(inputs.path(ref))))

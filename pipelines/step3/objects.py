@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import schemas
+from pipelines import skymap
 from pipelines.image import MASK, Image
-from pipelines.step3 import frames
 from pipelines.step3.detect import Array
 from pipelines.step3.fit import IntArray
 from pipelines.step3.photometry import Photometry
@@ -49,7 +49,7 @@ def rows(
     data_id: Mapping[str, Any], coadds: Mapping[str, Image], sources: Sources, photometry: Mapping[str, Photometry]
 ) -> pa.Table:
     """The patch's slice of ``object``: declared columns without ``site``; bands without a coadd are null."""
-    sky, tract, patch = frames.sky(data_id["skymap"]), int(data_id["tract"]), int(data_id["patch"])
+    sky, tract, patch = skymap.load(data_id["skymap"]), int(data_id["tract"]), int(data_id["patch"])
     wcs = next(iter(coadds.values())).wcs
     assert wcs is not None
     count = len(sources.x)

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import skymap
 from pipelines.image import MASK, Image
 from pipelines.photometry import AB_ZERO_POINT, nanojansky_per_electron
 from pipelines.pixel_map import PixelMap, shared_box
 from pipelines.psf import PsfModel, sample_grid
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.resample import carried_psf, carried_size, lanczos3, nearest
-from pipelines.step3 import frames
 from pipelines.step3.config import WarpConfig
-from pipelines.step3.frames import UNUSABLE, Frame
+from pipelines.step3.frames import UNUSABLE, Frame, read_frame
 from pipelines.wcs import SkyWcs
 
 #: Columns of visit_summary that a warp's header repeats.
@@ -33,16 +33,16 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     NoWork when no detector of the visit has a usable calibration or no usable pixel falls in the patch.
     """
     config = WarpConfig.read(quantum.config, quantum.task)
-    sky, tract, patch = frames.sky(quantum.data_id["skymap"]), quantum.data_id["tract"], quantum.data_id["patch"]
+    sky, tract, patch = skymap.load(quantum.data_id["skymap"]), quantum.data_id["tract"], quantum.data_id["patch"]
     x0, y0, x1, y1 = (int(v) for v in sky.outer_box(patch))
-    rows = {row["detector"]: row for row in frames.rows(inputs, "visit_summary") if usable(row, config)}
+    rows = {row["detector"]: row for row in inputs.table("visit_summary").to_pylist() if usable(row, config)}
     refs = [ref for ref in inputs.refs("preliminary_visit_image") if ref.data_id["detector"] in rows]
     if not refs:
         raise NoWork(f"visit {quantum.data_id['visit']}: no detector over patch {patch} has a usable calibration")
     warp = empty_warp((y1 - y0 + 1, x1 - x0 + 1), sky.patch_wcs(tract, patch))
     used = []
     for ref in refs:
-        frame, row = frames.frame(inputs, ref), rows[ref.data_id["detector"]]
+        frame, row = read_frame(inputs, ref), rows[ref.data_id["detector"]]
         place = place_of(SkyWcs.from_json(row["wcs"]), frame.image.shape, warp)
         if place is not None and add_detector(warp, frame, place, row["zeroPoint"]):
             used.append((frame, place, row))

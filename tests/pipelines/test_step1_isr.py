@@ -11,7 +11,6 @@ from pipelines.image import MASK, Image
 from pipelines.quantum import Quantum
 from pipelines.step1 import isr
 from pipelines.step1.config import ConfigError
-from pipelines.step1.interpolate import fill
 from pipelines.step1.saturation import long_runs
 
 
@@ -146,15 +145,6 @@ def test_long_runs_finds_columns_not_rows():
     runs = long_runs(flags, 10)
     assert runs.sum() == 12 and runs[3:15, 4].all()
 
-
-def test_fill_takes_the_good_neighbours_and_never_the_bad():
-    image = np.full((9, 9), 5.0, np.float32)
-    holes = np.zeros((9, 9), bool)
-    holes[4, 4] = True
-    avoid = np.zeros((9, 9), bool)
-    avoid[4, 5], image[4, 5], image[4, 4] = True, 1e6, np.nan
-    assert fill(image, holes, avoid)[4, 4] == pytest.approx(5.0)
-    assert np.isfinite(fill(np.full((9, 9), np.nan, np.float32), np.ones((9, 9), bool))).all()
 
 
 def test_unreadable_raw_is_named(made, tmp_path):

@@ -12,7 +12,6 @@ from pipelines.image import MASK, Image
 from pipelines.quantum import NoWork
 from pipelines.step3 import warp
 from pipelines.step3.config import ConfigError
-from pipelines.step3.lanczos import fill, footprint, grown, lanczos3
 
 
 def warped(root: Path, visit: Visit, image: Image, **changes: object) -> Image:
@@ -129,33 +128,3 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         warped(tmp_path / name, visit, image).write(tmp_path / f"{name}.fits")
     assert (tmp_path / "a.fits").read_bytes() == (tmp_path / "b.fits").read_bytes()
-
-
-def test_footprint_is_the_exact_mapping() -> None:
-    source = detector_wcs(Visit(8, rotation=23.0))
-    target = skymap.load(SKYMAP).patch_wcs(TRACT, PATCH)
-    place = footprint(source, (SIZE, SIZE), target, (426, 426))
-    assert place is not None
-    x0, y0, x1, y1 = place.box
-    x, y = source.sky_to_pixel(*target.pixel_to_sky(*np.meshgrid(np.arange(x0, x1 + 1), np.arange(y0, y1 + 1))))
-    assert np.abs(place.x - x).max() < 1e-6 and np.abs(place.y - y).max() < 1e-6
-    gradient = np.gradient(x, axis=1) * np.gradient(y, axis=0) - np.gradient(x, axis=0) * np.gradient(y, axis=1)
-    assert np.abs(place.area - np.abs(gradient))[1:-1, 1:-1].max() < 1e-6
-
-
-def test_lanczos_keeps_constants_and_smooth_waves() -> None:
-    y, x = np.mgrid[0:80, 0:90].astype(float)
-    wave = np.cos(2 * np.pi * x / 9) * np.cos(2 * np.pi * y / 11)
-    at_x, at_y = np.random.default_rng(1).uniform(5, 70, (2, 4000))
-    assert lanczos3(np.full((80, 90), 7, np.float32), at_x, at_y) == pytest.approx(7.0, abs=1e-5)
-    expected = np.cos(2 * np.pi * at_x / 9) * np.cos(2 * np.pi * at_y / 11)
-    assert np.abs(lanczos3(wave.astype(np.float32), at_x, at_y) - expected).max() < 0.02
-
-
-def test_fill_and_grown() -> None:
-    image = np.full((20, 20), 5.0, np.float32)
-    bad = np.zeros((20, 20), bool)
-    bad[4, 7] = True
-    image[bad] = np.nan
-    assert fill(image, bad, bad)[4, 7] == pytest.approx(5.0)
-    assert grown(bad).sum() == 9 and grown(bad, 2)[2:7, 5:10].all()
