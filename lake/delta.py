@@ -6,6 +6,7 @@ the caller gives one (so that a repetition is a no-op), and is retried when anot
 
 from __future__ import annotations
 
+import atexit
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +49,7 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
     """One database for all short queries of the process: opening one costs more than most of them."""
+    atexit.register(_database.cache_clear)  # left to the interpreter's end, it would be reported as leaked
     con = connect()
     con.execute("SET GLOBAL TimeZone = 'UTC'")
     return con
@@ -117,18 +119,20 @@ def select(site: Site, table: str, prune: str | None = None) -> str:
     return scan(table, files(site, table, prune))
 
 
-def scan(table: str, paths: Sequence[str]) -> str:
-    """SQL that reads parquet files of a declared table with its declared columns."""
+def scan(table: str, paths: Sequence[str], filename: bool = False) -> str:
+    """SQL that reads parquet files of a declared table with its declared columns, and ``filename``, if wanted, last."""
     schema = schemas.table(table)
     if not paths:
         nulls = ", ".join(f'CAST(NULL AS {SQL_TYPES[f.type]}) AS "{f.name}"' for f in schema.arrow)
-        return f"SELECT {nulls} WHERE false"
+        return f"SELECT {nulls}{', NULL::VARCHAR AS filename' if filename else ''} WHERE false"
     listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     columns = ", ".join(f'"{name}"' for name in schema.arrow.names)
     hive = "false"
     if schema.partition_by:
         types = ", ".join(f"'{c}': {SQL_TYPES[schema.arrow.field(c).type]}" for c in schema.partition_by)
         hive = f"true, hive_types = {{{types}}}"
+    if filename:
+        columns, hive = f"{columns}, filename", f"{hive}, filename = true"
     return f"SELECT {columns} FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = {hive})"
 
 

@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 
 import schemas
-from lake import delta
+from lake import delta, registry
 from lake.site import Lake, Site
 
 VIEWS = Path(__file__).parent / "sql" / "views"
@@ -155,6 +155,8 @@ class Connection:
             version = 0
         else:
             version = sum(_version(s, name) for s in self._of(site))
+            if site is not None and schemas.table(name).subject == "catalogues":
+                version += _version(self.sites[site], "dataset")
         key = (site or "main", name)
         if self._versions.get(key) == version:
             return
@@ -170,7 +172,9 @@ class Connection:
         parts = []
         for each in self._of(site):
             files = delta.files(each, name, self._prune.get(name))
-            if site is None and schema.subject == "catalogues":
+            if schema.subject == "catalogues":
+                if site is not None:
+                    return _registered(each, name, files)
                 own = f"/site={quote(each.name)}/"
                 files = [file for file in files if own in file]
             lead = f"{literal(each.name)} AS site, " if site is None and "site" not in schema.arrow.names else ""
@@ -189,6 +193,20 @@ class Connection:
             inputs.append(f"{identifier(table)} AS (SELECT {lead}* FROM {source})")
         columns = "* EXCLUDE (site)" if added else "*"
         return f"WITH {', '.join(inputs)} SELECT {columns} FROM ({_views()[name]})"
+
+
+def _registered(site: Site, name: str, files: Sequence[str]) -> str:
+    """Rows of a site's catalogue table whose dataset is registered there in that very file: a file that came from another site
+    may also hold datasets that this one has in a file of its own."""
+    kind = registry.dataset_types(site).get(name)
+    columns = schemas.table(name).arrow.names
+    keys = [c for c in kind.dimensions if c in columns] if kind else []
+    on = " AND ".join([f"f.filename = {literal(f'{site.root}/')} || d.path", *(f'f."{c}" = d."{c}"' for c in keys)])
+    known = delta.select(site, "dataset", f"dataset_type = {literal(name)}")
+    return (
+        f"SELECT f.* EXCLUDE (filename) FROM ({delta.scan(name, files, filename=True)}) f "
+        f"SEMI JOIN (SELECT * FROM ({known}) WHERE dataset_type = {literal(name)}) d ON {on}"
+    )
 
 
 def _names(con: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[str, str]] | None:

@@ -259,5 +259,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-#: Worker processes inherit these from the driver: parallelism is over jobs, not inside them.
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+#: Worker processes inherit these from the driver: parallelism is over jobs, not inside them; and memory that is freed is
+#: kept for what comes next, as images come and go (glibc would return it, and clear it page by page when it is asked again).
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+}  # fmt: skip

@@ -11,6 +11,7 @@ A task that finds nothing to do raises NoWork; every other exception is a failur
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -164,6 +165,7 @@ class Inputs:
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
     """One in-memory database per process: opening one costs more than reading a slice."""
+    atexit.register(_database.cache_clear)  # left to the interpreter's end, it would be reported as leaked
     return duckdb.connect(config={"threads": 1})
 
 

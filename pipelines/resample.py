@@ -83,6 +83,8 @@ def resample(source: Image, wcs: SkyWcs, shape: tuple[int, int]) -> Image:
     sx, sy = pixel_map.grid()
     ny, nx = source.shape
     inside = (sx >= LOBES - 1) & (sx < nx - LOBES) & (sy >= LOBES - 1) & (sy < ny - LOBES)
+    if not inside.any():
+        return result
     x, y, area = sx[inside], sy[inside], pixel_map.area()[inside].astype(np.float32)
     bad = source.bad(UNUSABLE & ~MASK["SAT"] & ~MASK["EDGE"]) | ~np.isfinite(source.image) | ~np.isfinite(source.variance)
     image, variance = (filled(plane, bad, bad) for plane in (source.image, source.variance))

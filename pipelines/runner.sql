@@ -14,7 +14,7 @@ WITH since AS (
     GROUP BY a.quantum_id
 ), state AS (
     SELECT q.*, coalesce(c.tried, 0)::INTEGER AS tried, coalesce(c.done, false) AS done,
-           NOT coalesce(c.done, false) AND (coalesce(c.tried, 0) >= $attempts OR c.latest = 'blocked') AS failed,
+           NOT coalesce(c.done, false) AND (coalesce(c.tried, 0) >= $attempts OR coalesce(c.latest = 'blocked', false)) AS failed,
            c.latest, c.reason
     FROM quantum q LEFT JOIN counted c USING (quantum_id)
     WHERE q.campaign = $campaign

@@ -110,16 +110,17 @@ def _pattern(sources: Array, references: Array, tolerance: float, config: Calibr
     most, chance, best = 0, 0.0, _Pattern(np.zeros(2), np.eye(2))
     for angle in step * np.array(sorted(range(-steps, steps + 1), key=abs)):
         turn = _rotation(angle)
-        shift = (references[None, :, :] - (sources @ turn)[:, None, :]).reshape(-1, 2)
+        x, y = ((references[None, :, axis] - (sources @ turn)[:, axis, None]).ravel() for axis in (0, 1))
+        within = np.flatnonzero((np.abs(x) < 0.5 * cells * BIN) & (np.abs(y) < 0.5 * cells * BIN))
+        shift = np.stack([x[within], y[within]], axis=1)
         cell = np.floor(shift / BIN + 0.5 * cells).astype(np.int64)
-        inside = ((cell >= 0) & (cell < cells)).all(axis=1)
-        votes = np.bincount(cell[inside, 1] * cells + cell[inside, 0], minlength=cells**2).reshape(cells, cells)
+        votes = np.bincount(cell[:, 1] * cells + cell[:, 0], minlength=cells**2).reshape(cells, cells)
         padded = np.pad(votes, 1)
         blocks = np.sum([padded[a : a + cells, b : b + cells] for a in range(3) for b in range(3)], axis=0)
         top = int(np.argmax(blocks))
         if blocks.flat[top] > most:
-            block = inside & (np.abs(cell - (top % cells, top // cells)) <= 1).all(axis=1)
-            most, chance = int(blocks.flat[top]), 9.0 * float(inside.sum()) / cells**2
+            block = (np.abs(cell[:, 0] - top % cells) <= 1) & (np.abs(cell[:, 1] - top // cells) <= 1)
+            most, chance = int(blocks.flat[top]), 9.0 * len(cell) / cells**2
             best = _Pattern(np.median(shift[block], axis=0), turn)
     return best if most >= max(config.match_minimum, chance + 5.0 * np.sqrt(chance)) else None
 
@@ -142,9 +143,10 @@ def _order(matches: int, most: int) -> int:
 
 def _mutual(a: Array, b: Array, radius: float) -> tuple[Index, Index]:
     """Pairs (i, j) of a (N, 2) and b (M, 2) that are each other's nearest, within ``radius``."""
-    distance, j = cKDTree(b).query(a)
-    _, back = cKDTree(a).query(b)
-    i = np.flatnonzero((distance < radius) & (back[j] == np.arange(len(a))))
+    distance, j = cKDTree(b).query(a, distance_upper_bound=radius)
+    i = np.flatnonzero(np.isfinite(distance))
+    _, back = cKDTree(a).query(b[j[i]], distance_upper_bound=radius)
+    i = i[back == i]
     return i, j[i]
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipelines.neighbours import grown, highest
+
 Array = NDArray[np.float64]
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -63,9 +65,7 @@ def find(
     noise = np.sqrt(ndimage.uniform_filter(noise2, 3, mode="nearest") / np.float32(norm))
     significance = height / noise
     detected = significance > threshold
-    peak = detected & (height >= ndimage.maximum_filter(height, 3, mode="nearest"))
-    peak &= ndimage.maximum_filter(usable, 3, mode="nearest")
-    y, x = np.nonzero(peak)
+    y, x = np.nonzero(detected & (height >= highest(height)) & grown(usable))
     dx, dy = _vertex(height, y, x)
     flux = height[y, x] * 2.0 * np.pi * sigma**2
     return Peaks(x + dx, y + dy, flux.astype(float), significance[y, x].astype(float), detected)

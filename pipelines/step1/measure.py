@@ -95,7 +95,7 @@ def measure(image: Image, config: CalibrateConfig) -> Sources:
     rest = background.estimate(fitter.residual.astype(np.float32), ~usable, config.background_mesh)
     image.image = fitter.image = image.image - rest.level
     fitter.residual -= np.where(usable, rest.level, 0.0)
-    noise = 1.4826 * float(np.median(np.abs(fitter.residual[usable])))
+    noise = 1.4826 * float(np.median(np.abs(fitter.residual[usable][::4])))  # known to 0.5 % where there are 40,000
     psf_star_at = _second_psf(fitter, image, usable, config)
     fitter.fit(config.iterations, wide)
     image.mask[peaks.detected | hidden.detected] |= MASK["DETECTED"]

@@ -58,7 +58,9 @@ def fit(windows: Windows, data: Array, variance: Array, good: Flags, fwhm: float
     flux = data[inner].sum(axis=(1, 2))
     level = np.zeros(len(x))
     rim = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]) > 3.0 * fwhm
-    taper = _taper(half, 1.5 * fwhm, 2.5 * fwhm)
+    reach = min(half, int(np.ceil(2.5 * fwhm)))  # of the table
+    taper = _taper(reach, 1.5 * fwhm, 2.5 * fwhm)
+    table = (slice(None), *2 * (slice(half - reach, half + reach + 1),))
     keep = np.ones(len(x), bool)
     model = None
     for round_ in range(ROUNDS):
@@ -77,11 +79,13 @@ def fit(windows: Windows, data: Array, variance: Array, good: Flags, fwhm: float
         residual = np.where(usual, residual - level[:, None, None], 0.0)
         if round_:
             keep = _agreeing(residual[inner], light[inner], variance[inner], usual[inner])
-        correction = shift(residual / flux[:, None, None], -dx, -dy) * taper
+        correction = shift(residual / flux[:, None, None], -dx, -dy, reach) * taper
         if rough:
-            model = PsfModel(model.stamps + np.median(correction[keep], axis=0), 0, model.shape)
+            stamps = model.stamps.copy()
+            stamps[table] += np.median(correction[keep], axis=0)
+            model = PsfModel(stamps, 0, model.shape)
         else:
-            noise2 = variance / flux[:, None, None] ** 2 + (0.02 * drawn) ** 2
+            noise2 = variance[table] / flux[:, None, None] ** 2 + (0.02 * drawn[table]) ** 2
             weight = keep[:, None, None] / noise2
             model = _corrected(model, x, y, correction, weight, _order(int(keep.sum()), order))
     assert model is not None
@@ -94,19 +98,21 @@ def _mean(values: Array, use: Flags) -> Array:
 
 
 def _corrected(model: PsfModel, x: Array, y: Array, correction: Array, weight: Array, order: int) -> PsfModel:
-    """``model`` plus, pixel by pixel, the polynomial through the stars' corrections (N, size, size) with their weights.
+    """``model`` plus, pixel by pixel, the polynomial through the stars' corrections (N, n, n) with their weights.
 
-    In the core all stars weigh the same, in the wings they weigh by signal to noise.
+    ``n`` may be less than the size of the stamps: their middle is corrected. In the core all stars weigh the same, in the
+    wings they weigh by signal to noise.
     """
     terms = PsfModel(model.stamps, order, model.shape).weights(x, y)
-    n, k = terms.shape
+    (n, k), size = terms.shape, correction.shape[-1]
     weight, correction = weight.reshape(n, -1), correction.reshape(n, -1)
     products = (terms[:, :, None] * terms[:, None, :]).reshape(n, k * k)
     normal = (products.T @ weight).T.reshape(-1, k, k)
     table = np.linalg.solve(normal, (terms.T @ (weight * correction)).T[:, :, None])[:, :, 0].T
     stamps = np.zeros((k, model.size, model.size))
     stamps[: min(k, len(model.stamps))] = model.stamps[: min(k, len(model.stamps))]
-    stamps += table.reshape(stamps.shape)
+    middle = slice(model.size // 2 - size // 2, model.size // 2 + size // 2 + 1)
+    stamps[:, middle, middle] += table.reshape(k, size, size)
     return PsfModel(stamps / stamps[0].sum(), order, model.shape)
 
 

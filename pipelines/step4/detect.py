@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import sep
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft
 
 from pipelines.image import MASK, Image
+from pipelines.neighbours import highest
 from pipelines.photometry import forced
 from pipelines.step4 import peaks
 
 Array = NDArray[np.float64]
+
+#: Medians over an image take every so many of its pixels.
+_SAMPLE = 5
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,14 @@ def significance(difference: Image, template: Image, settings: DetectSettings) -
         return Significance(nothing, nothing, 1.0)
     information = _correlated(weight, psf**2)
     # where hardly any of the PSF falls on usable pixels there is nothing to detect
-    seen = information > 0.05 * float((psf**2).sum()) * float(np.median(weight[weight > 0]))
+    seen = information > 0.05 * float((psf**2).sum()) * float(np.median(weight[weight > 0][::_SAMPLE]))
     root = np.sqrt(np.where(seen, information, np.float32(1)))
     snr = np.where(seen, _correlated(np.where(weight > 0, difference.image, np.float32(0)) * weight, psf) / root, np.float32(0))
     known = np.maximum(_correlated(np.where(template.bad(MASK["NO_DATA"]), np.float32(0), template.image), psf), 0)
-    around = ndimage.maximum_filter(known, 2 * int(np.ceil(4 * sigma)) + 1, mode="constant")
+    around = highest(known, int(np.ceil(4 * sigma)))
     systematic = np.maximum(settings.systematic * known, settings.halo * around) * root / np.float32((psf**2).sum())
     sky = seen & (systematic < 0.2)
-    sample = snr[sky] if sky.sum() > 1000 else snr[seen]
+    sample = snr[sky][::_SAMPLE] if sky.sum() > 1000 * _SAMPLE else snr[seen]
     scale = 1.4826 * float(np.median(np.abs(sample - np.median(sample)))) if len(sample) else 1.0
     scale = min(max(scale, 0.3), 5.0)
     systematic /= np.float32(scale)

@@ -27,6 +27,8 @@ from pipelines.wcs import polynomial_terms
 _TEMPLATE_PLANES = MASK["NO_DATA"] | MASK["SAT"] | MASK["BAD"]
 #: The noise of the convolved image is taken to be at least this fraction of the other's: bounds the whitening.
 _LEAST_NOISE = 0.1
+#: Medians over an image take every so many of its pixels.
+_SAMPLE = 5
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,18 @@ def subtract(science: Image, template: Image, settings: MatchSettings) -> Differ
     clean = _clean(sharp), _clean(broad)
     kernel = match(clean[0], clean[1], template, settings, max(width, template_width))
     usable = ~science.bad() & ~template.bad(_TEMPLATE_PLANES)
-    sharp_noise, broad_noise = (float(np.median(i.variance[usable])) if usable.any() else 1.0 for i in (sharp, broad))
+    sharp_noise, broad_noise = (float(np.median(i.variance[usable][::_SAMPLE])) if usable.any() else 1.0 for i in (sharp, broad))
 
     half = kernel.planes.shape[-1] // 2
     padded = tuple(fft.next_fast_len(n + 4 * half, real=True) for n in science.shape)
     here = (slice(0, ny), slice(0, nx))
     spectrum = fft.rfft2(clean[0].image, padded)
+    u, v = (np.linspace(-1, 1, n, dtype=np.float32) for n in (nx, ny))
     convolved = np.zeros(science.shape, np.float32)
     for (p, q), plane in zip(polynomial_terms(kernel.order), kernel.planes, strict=True):
-        term = fft.irfft2(spectrum * _centred_spectrum(plane, padded), padded)[here]
-        convolved += term * np.outer(np.linspace(-1, 1, ny) ** q, np.linspace(-1, 1, nx) ** p).astype(np.float32)
+        corner = fft.rfft2(plane.astype(np.float32), padded)  # its middle is half a kernel from the origin
+        term = fft.irfft2(spectrum * corner, padded)[half : half + ny, half : half + nx]
+        convolved += term * (v[:, None] ** q * u**p)
     nothing = template.bad(MASK["NO_DATA"]) | science.bad(MASK["NO_DATA"])
     pixels = np.where(nothing, np.float32(0), clean[1].image - convolved if template_convolved else convolved - clean[1].image)
 
@@ -130,9 +134,8 @@ def _star_stamps(sharp: Image, broad: Image, static: Image, basis: Basis, size: 
     y, x = peaks.local_maxima(snr, settings.kernel_star_snr, 3)
     inside = (x >= reach) & (x < nx - reach) & (y >= reach) & (y < ny - reach)
     x, y = x[inside], y[inside]
-    hidden = bad.astype(np.float32)
     # a star needs its core, and most of what surrounds it
-    clean = (peaks.box_sums(hidden, x, y, 3) == 0) & (peaks.box_sums(hidden, x, y, half) < 0.15 * size**2)
+    clean = ~peaks.cutouts(bad, x, y, 3).any(axis=(1, 2)) & (peaks.cutouts(bad, x, y, half).sum(axis=(1, 2)) < 0.15 * size**2)
     x, y = x[clean], y[clean]
     chosen = peaks.spread_out(x, y, static.image[y, x], sharp.shape, cells=4, most=settings.kernel_stars)
     x, y = x[chosen], y[chosen]

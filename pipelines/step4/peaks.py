@@ -28,13 +28,6 @@ def cutouts(plane: NDArray[T], x: Index, y: Index, radius: int) -> NDArray[T]:
     return np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1, 2 * radius + 1))[y, x]
 
 
-def box_sums(plane: NDArray[np.floating], x: Index, y: Index, radius: int) -> NDArray[np.float64]:
-    """Sums over the boxes of ``cutouts`` (N,), from one table of cumulative sums; the boxes must lie inside the plane."""
-    table = np.pad(plane.cumsum(axis=0, dtype=float).cumsum(axis=1), ((1, 0), (1, 0)))
-    low, high = (y - radius, x - radius), (y + radius + 1, x + radius + 1)
-    return np.asarray(table[high] - table[low[0], high[1]] - table[high[0], low[1]] + table[low])
-
-
 def spread_out(x: Index, y: Index, brightness: NDArray[np.floating], shape: tuple[int, int], cells: int, most: int) -> Index:
     """Indices of the brightest, most / cells^2 (rounded up) from each of cells x cells parts of the image."""
     cell = (y * cells // shape[0]) * cells + x * cells // shape[1]

@@ -117,11 +117,11 @@ def _psf(patches: Sequence[Image], template: Image, wcs: SkyWcs, size: int) -> P
 
 def _nearest_patch(patches: Sequence[Image], wcs: SkyWcs, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
     """For detector positions (N,), the number of the patch in whose pixels they are furthest from the edge."""
-    distance = np.empty((len(patches), len(x)))
-    ra, dec = wcs.pixel_to_sky(x, y)
-    for number, patch in enumerate(patches):
-        assert patch.wcs is not None
-        px, py = patch.wcs.sky_to_pixel(ra, dec)
-        half_x, half_y = (patch.shape[1] - 1) / 2, (patch.shape[0] - 1) / 2
-        distance[number] = np.maximum(np.abs(px - half_x) - half_x, np.abs(py - half_y) - half_y)
-    return np.asarray(distance.argmin(axis=0))
+    first = patches[0]
+    assert first.wcs is not None
+    px, py = first.wcs.sky_to_pixel(*wcs.pixel_to_sky(x, y))
+    px, py = px + _origin(first)[0], py + _origin(first)[1]
+    low = np.array([_origin(patch) for patch in patches])
+    half = np.array([[(patch.shape[1] - 1) / 2, (patch.shape[0] - 1) / 2] for patch in patches])
+    distance = np.abs(np.stack([px, py]) - (low + half)[:, :, None]) - half[:, :, None]
+    return np.asarray(distance.max(axis=1).argmin(axis=0))

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 import schemas
-from lake import delta
+from checks import audit
+from lake import delta, query
 from lake.site import Lake
 
 
@@ -22,7 +23,8 @@ def content(root: Path) -> dict[str, str]:
 
 
 def violations(root: Path) -> list[str]:
-    """Everything that would break a law: a dataset twice, a row twice, rows without a dataset, a dataset without its rows."""
+    """Everything that would break a law: a dataset twice, a row twice, rows without a dataset, a dataset without its rows, and
+    what a deep audit finds once orphans are removed."""
     wrong = []
     for site in Lake.open(root).sites.values():
         with delta.connect() as con:
@@ -33,17 +35,14 @@ def violations(root: Path) -> list[str]:
             registered = dict(
                 con.execute("SELECT dataset_type, sum(rows) FROM dataset WHERE rows IS NOT NULL GROUP BY 1").fetchall()
             )
+        with query.connect(root, home=site.name) as con:
             for name, rows in registered.items():
                 keys = ", ".join(f'"{c}"' for c in schemas.table(name).primary_key)
-                delta.relation(con, site, name).create_view("rows")
-                total, unique = con.execute(f"SELECT count(*), count(DISTINCT ({keys})) FROM rows").fetchall()[0]
-                con.execute("DROP VIEW rows")
+                total, unique = con.execute(f"SELECT count(*), count(DISTINCT ({keys})) FROM {name}").fetchall()[0]
                 if total != rows:
                     wrong.append(f"{site.name}: {name} has {total} rows, the registry says {rows}")
                 if total != unique:
                     wrong.append(f"{site.name}: {name} has {total - unique} rows twice")
-            for path, size in con.execute("SELECT DISTINCT path, file_bytes FROM dataset").fetchall():
-                file = site.path(path)
-                if not file.is_file() or file.stat().st_size != size:
-                    wrong.append(f"{site.name}: {path} is lost or has another size")
+        audit.remove_orphans(site)
+        wrong += [f"{site.name}: {f.path} is {f.state}: {f.reason}" for f in audit.audit(site, deep=True).findings]
     return wrong

@@ -5,6 +5,7 @@ The default run kills a few times; DRP_FAULTS=long kills twenty times.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -50,37 +51,43 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str
     return content(root), time.monotonic() - began
 
 
+def disturb(process: subprocess.Popen[str], rng: random.Random, seconds: float) -> dict[str, int]:
+    """Let a run go on for a while, kill one of its workers or not, then kill the driver; counts what was killed."""
+    killed = {"driver": 0, "worker": 0}
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    children = workers(process.pid) if process.poll() is None else []
+    if children and rng.random() < 0.5:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(children), signal.SIGKILL)
+            killed["worker"] = 1
+        time.sleep(rng.uniform(0.0, 1.0))
+    if process.poll() is None:
+        process.kill()
+        killed["driver"] = 1
+    process.communicate()
+    return killed
+
+
 @pytest.mark.timeout(1800)
 def test_killed_campaign_ends_with_the_same_content(undisturbed: tuple[dict[str, str], float], tmp_path: Path) -> None:
+    """Campaigns are begun, killed and continued until there were KILLS kills; each must end as the undisturbed one did."""
     wanted, seconds = undisturbed
-    root = tmp_path / "lake"
-    create(root)
     rng = random.Random(os.environ.get("DRP_SEED", "7"))
-    killed = {"driver": 0, "worker": 0}
-    finished = False
-    while sum(killed.values()) < KILLS and not finished:
+    total = {"driver": 0, "worker": 0}
+    campaigns = 0
+    while sum(total.values()) < KILLS:
+        root = tmp_path / f"lake{campaigns}"
+        create(root)
         process = start(root)
-        deadline = time.monotonic() + rng.uniform(0.3, 1.0) * seconds / 2
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        finished = process.poll() is not None
-        children = workers(process.pid)
-        if not finished and children and rng.random() < 0.5:
-            victim = rng.choice(children)
-            try:
-                os.kill(victim, signal.SIGKILL)
-                killed["worker"] += 1
-            except ProcessLookupError:
-                pass
-            time.sleep(rng.uniform(0.0, 1.0))
-        if process.poll() is None:
-            process.kill()
-            killed["driver"] += 1
-        process.communicate()
-    process = start(root)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    print(f"killed: {killed}")
-    assert killed["driver"] > 0
-    assert violations(root) == []
-    assert content(root) == wanted
+        while process.poll() is None and sum(total.values()) < KILLS:
+            killed = disturb(process, rng, rng.uniform(0.1, 0.4) * seconds)
+            total = {kind: total[kind] + killed[kind] for kind in total}
+            process = start(root)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+        assert violations(root) == []
+        assert content(root) == wanted
+        campaigns += 1
+    print(f"killed {total['driver']} drivers and {total['worker']} workers in {campaigns} campaigns")

@@ -9,6 +9,7 @@ import small_lake
 
 from lake import collection, datastore, delta, dimensions, movement, query, registry
 from lake.movement import Policy, RuleSpec
+from lake.query import connect
 from lake.site import Lake, LakeError
 
 QUICK = Policy(rounds=2, backoff=0.01)
@@ -251,3 +252,14 @@ def test_a_predicate_may_look_into_the_registry(lake: Lake) -> None:
     small_lake.add_visit_tables(lake.central, range(2, 3))
     rule = raws(lake, "visit IN (SELECT visit FROM dataset WHERE dataset_type = 'visit_table')")
     assert rule.files == 3
+
+
+def test_a_site_has_no_row_twice_when_a_file_brings_datasets_that_it_has(lake: Lake) -> None:
+    small_lake.add_visit_tables(lake.central, range(1, 3))
+    first = movement.add_rule(lake, "c", "one", ["visit_table"], "visit = 1", "USDF", "LANCS")
+    assert movement.run_rules(lake, [first]).ok
+    small_lake.add_dimensions(lake.site("LANCS"), range(1, 3))
+    small_lake.add_visit_tables(lake.site("LANCS"), range(2, 3))
+    with connect(lake) as con:
+        rows = con.execute('SELECT visit, site FROM "LANCS".visit_table ORDER BY ALL').fetchall()
+    assert rows == [(1, "USDF"), (2, "LANCS")]  # the file from USDF holds visit 2 as well

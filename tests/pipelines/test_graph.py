@@ -209,7 +209,7 @@ def test_calibrations_by_time(done) -> None:
     """Flats from MJD 60003.0 on are other ones: the middle of visit 3 is the first moment of the new ones."""
     found = read(done, "isr", "flat", "exposure detector", "run detector band")
     assert found == {
-        (v, d): [("toy/old" if v < 3 else "toy/new", d, "g" if v % 2 else "r")] for v in range(1, 5) for d in (0, 1)
+        (v, d): [("toy/calib/old" if v < 3 else "toy/calib/new", d, "g" if v % 2 else "r")] for v in range(1, 5) for d in (0, 1)
     }  # fmt: skip
 
 

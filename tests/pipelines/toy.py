@@ -30,6 +30,7 @@ dataset_types:
   raw:              {dimensions: [instrument, exposure, detector], storage: json}
   flat:             {dimensions: [instrument, detector, physical_filter], storage: json}
   reference_star:   {dimensions: [skymap, tract], storage: json}
+  software:         {dimensions: [instrument], storage: json}
   post_isr_image:   {dimensions: [instrument, exposure, detector], storage: json}
   visit_table:      {dimensions: [instrument, visit], storage: table}
   isolated_star:    {dimensions: [skymap, tract], storage: json}
@@ -161,10 +162,10 @@ def place(site: Site, visits: int) -> None:
     """Raws of all visits, and flats per filter, valid before (flat 'old') and from (flat 'new') visit 3 on."""
     raws = [{**night(v), "visit": v, "detector": d} for v in range(1, visits + 1) for d in DETECTORS]
     register(site, "raw", "toy/raw", [(row, f"raw {row['visit']} {row['detector']}") for row in raws])
-    collection.register_collections(site, [("toy/calib", "CALIBRATION", None), ("toy/old", "RUN", None), ("toy/new", "RUN", None)])
+    collection.register_collections(site, [("toy/calib", "CALIBRATION", None), ("toy/calib/old", "RUN", None), ("toy/calib/new", "RUN", None)])
     for name, begin, end in (("old", 0.0, 60003.0), ("new", 60003.0, 90000.0)):
         keys = [{"instrument": "Toy", "detector": d, "physical_filter": f"{b}_toy", "band": b} for b in "gr" for d in DETECTORS]
-        rows = register(site, "flat", f"toy/{name}", [(key, f"flat {name}") for key in keys])
+        rows = register(site, "flat", f"toy/calib/{name}", [(key, f"flat {name}") for key in keys])
         collection.certify(site, "toy/calib", rows, begin, end)
 
 

@@ -1,0 +1,79 @@
+"""What must be where: the rules of the reference campaign by phase, and what they pick on the toy survey."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import toy
+
+from lake import delta, movement
+from lake.movement import RuleSpec
+from pipelines import campaign as campaigns
+from pipelines import definition, placement
+from pipelines.placement import PHASES, PLAN
+
+
+def rules(phase: str) -> list[RuleSpec]:
+    return placement.rules(phase, definition.load(), campaigns.read("six_tract"), "USDF")
+
+
+def links(found: list[RuleSpec], what: str) -> set[tuple[str, str]]:
+    return {(rule.source, rule.destination) for rule in found if rule.name.split("/")[1] == what}
+
+
+def test_the_plan_goes_through_every_step_and_phase_once() -> None:
+    steps = [name for kind, names in PLAN if kind in ("steps", "central") for name in names]
+    assert tuple(steps) == definition.STEPS
+    assert tuple(name for kind, names in PLAN if kind == "move" for name in names) == PHASES
+    central = {name for kind, names in PLAN if kind == "central" for name in names}
+    assert {task.step for task in definition.load().tasks if task.central} == central
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_rules_are_distinct_and_never_to_oneself(phase: str) -> None:
+    found = rules(phase)
+    assert found and len({rule.rule_id for rule in found}) == len(found)
+    assert all(rule.source != rule.destination and rule.name.startswith(f"{phase}/") for rule in found)
+    assert found == rules(phase)
+
+
+def test_links_of_the_reference_campaign() -> None:
+    out = {("USDF", "LANCS"), ("USDF", "FRDF")}
+    home = {(there, here) for here, there in out}
+    place = rules("place")
+    assert {what: links(place, what) for what in ("software", "calibrations", "reference stars", "raws")} == dict.fromkeys(
+        ("software", "calibrations", "reference stars", "raws"), out
+    )
+    fan_in = rules("fan-in")
+    assert links(fan_in, "stars") == links(fan_in, "summaries") == home
+    assert links(fan_in, "astrometry") == {(a, b) for a in ("USDF", "FRDF", "LANCS") for b in ("USDF", "FRDF", "LANCS") if a != b}
+    assert links(rules("fan-out"), "photometry") == out
+    assert links(rules("return"), "products") == links(rules("return"), "visits") == home
+
+
+def test_every_final_table_comes_home() -> None:
+    """What no site reads later, and is not an image of a single visit, is at the central site in the end."""
+    pipeline = definition.load()
+    returned = {kind for phase in ("fan-in", "return") for rule in rules(phase) for kind in rule.dataset_types}
+    central = {kind for task in pipeline.tasks if task.central for kind in task.outputs}
+    read = {given.dataset_type for task in pipeline.tasks for given in task.inputs}
+    final = {name for name, kind in pipeline.dataset_types.items() if kind.storage == "table" and name not in read}
+    assert final - returned - central == set()
+
+
+def test_what_the_rules_pick(tmp_path: Path) -> None:
+    """Site B answers for tract 2, which detector 1 of visits 1 and 3 sees: whole visits go there, and what belongs to them."""
+    lake = toy.lake(tmp_path / "lake", 4, raws=True)
+    toy.register(lake.central, "reference_star", "toy/refcat", [({"skymap": "toy_sky", "tract": t}, "stars") for t in (1, 2)])
+    specs = placement.rules("place", toy.pipeline(), toy.campaign({"A": (1,), "B": (2,)}), "A")
+    report = movement.run_rules(lake, movement.add_rules(lake, specs))
+    assert report.ok, report.stuck
+    with delta.connect() as con:
+        delta.view(con, lake.site("B"), "dataset")
+        found = con.execute("SELECT dataset_type, visit, detector, tract FROM dataset ORDER BY ALL").fetchall()
+        assert [row for row in found if row[0] == "raw"] == [("raw", v, d, None) for v in (1, 3) for d in (0, 1)]
+        assert [row[3] for row in found if row[0] == "reference_star"] == [1, 2], "its visits also see tract 1"
+        assert len([row for row in found if row[0] == "flat"]) == 8
+        delta.view(con, lake.site("B"), "certification")
+        assert con.execute("SELECT count(*) FROM certification").fetchall() == [(8,)]
