@@ -8,6 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -23,6 +24,8 @@ SUFFIX = {"fits": ".fits", "json": ".json", "table": ".parquet"}
 
 class DatastoreError(LakeError):
     """A file cannot be written or is not what it should be; the message names it and the remedy."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) ->
     except OSError as error:
         raise _failure(site, rel, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def alternative(rel: str, checksum: str) -> str:
@@ -128,7 +132,8 @@ def put_file(
     except OSError as error:
         raise _failure(site, rel, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def checksum(path: str | Path) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,8 @@ _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 
 class DeltaError(LakeError):
     """A Delta table cannot be used or written; the message names site and table and what to do."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,21 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
     for values, rows in partitions(table, data):
         folder = root.joinpath(*(f"{c}={v}" for c, v in values.items()))
         path = folder / f"{APPENDED}{uuid.uuid4()}.parquet"
-        metadata: list[pq.FileMetaData] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             pq.write_table(
                 rows.select(stored.names).cast(stored), path, row_group_size=ROW_GROUP, compression="zstd",
-                write_page_checksum=True, metadata_collector=metadata,
+                write_page_checksum=True,
             )  # fmt: skip
             fsync_file(path)
             fsync_dir(folder)
+            metadata = pq.read_metadata(path)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             raise DeltaError(f"site {site.name}: table {table} cannot be written: {one_line(error)}") from None
         relative = path.relative_to(root).as_posix()
-        written.append(AddFile(relative, values, path.stat().st_size, rows.num_rows, statistics(table, metadata[0])))
+        written.append(AddFile(relative, values, path.stat().st_size, rows.num_rows, statistics(table, metadata)))
     return written
 
 

@@ -30,6 +30,8 @@ COMPACT_EVERY = 50
 class PublishError(LakeError):
     """A batch cannot be applied; the message names it."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Batch:

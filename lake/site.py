@@ -33,7 +33,10 @@ _RESERVED = {"main", "temp", "system", "memory", "information_schema", "pg_catal
 
 
 class LakeError(ValueError):
-    """Something about a lake or a site is not as asked; the message is one line that names it and the remedy."""
+    """Something about a lake or a site is not as asked; the message is one line that names it and the remedy.
+
+    A class of errors with ``exit_code`` 1 tells of storage that is wrong or fails; the others of what was asked for.
+    """
 
 
 @dataclass(frozen=True)

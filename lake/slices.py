@@ -29,6 +29,8 @@ PREFIX = "tables/catalogues/"
 class SliceError(LakeError):
     """Rows that cannot be a dataset, or a file that is not a file of slices; the message names it."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class SliceRecord:
@@ -104,24 +106,17 @@ def _write(site: Site, table: str, partition: Sequence[str], parts: Sequence[tup
     name = hashlib.sha256(",".join(sorted(i for i, _ in parts)).encode()).hexdigest()[:20]
     folder = "/".join(f"{c}={v}" for c, v in zip(schema.partition_by, partition, strict=True))
     rel = f"{table_dir(table)}/{folder}/{table}-{name}.parquet"
-    metadata: list[pq.FileMetaData] = []
 
     def write(path: Path) -> None:
-        metadata.clear()
-        with pq.ParquetWriter(
-            path,
-            schema.payload.remove_metadata(),
-            compression="zstd",
-            write_page_checksum=True,
-            metadata_collector=metadata,
-        ) as writer:
+        with pq.ParquetWriter(path, schema.payload.remove_metadata(), compression="zstd", write_page_checksum=True) as writer:
             for _, rows in parts:
                 if rows.num_rows:
                     writer.write_table(rows, row_group_size=rows.num_rows)
             writer.add_key_value_metadata({"datasets": json.dumps([[i, rows.num_rows] for i, rows in parts])})
 
     file = datastore.write_file(site, rel, write)
-    sizes = [_compressed(metadata[0].row_group(g)) for g in range(metadata[0].num_row_groups)]
+    metadata = pq.read_metadata(site.path(file.path))
+    sizes = [_compressed(metadata.row_group(g)) for g in range(metadata.num_row_groups)]
     records, group = [], 0
     for dataset_id, rows in parts:
         size = sizes[group] if rows.num_rows else 0

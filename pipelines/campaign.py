@@ -15,6 +15,8 @@ from pipelines import definition, skymap
 class CampaignError(ValueError):
     """The campaign file is wrong, or the campaign cannot do what was asked; the message names the key and the remedy."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class SiteShare:

@@ -64,12 +64,22 @@ class Task:
     outputs: tuple[str, ...]
     cluster: tuple[str, ...]
     central: bool
+    settings: str | None = None
 
     def load(self) -> Callable[..., Any]:
         """Import the task's function."""
-        module, _, name = self.function.partition(":")
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        function: Callable[..., Any] = _imported(self.function)
         return function
+
+    def load_settings(self) -> type | None:
+        """Import the dataclass of the task's settings; None where it has none."""
+        kind: type | None = _imported(self.settings) if self.settings else None
+        return kind
+
+
+def _imported(name: str) -> Any:
+    module, _, member = name.partition(":")
+    return getattr(importlib.import_module(module), member)
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,7 @@ def parse(document: Mapping[str, Any], source: str) -> Pipeline:
     made = set(PLACED)
     for label, given in document["tasks"].items():
         where = f"{source}: tasks.{label}"
-        _known(where, given, {"step", "function", "dimensions", "inputs", "outputs"}, {"cluster", "site"})
+        _known(where, given, {"step", "function", "dimensions", "inputs", "outputs"}, {"cluster", "site", "settings"})
         if given["step"] not in STEPS:
             raise DefinitionError(f"{where}.step: unknown step {given['step']!r}; known: {', '.join(STEPS)}")
         inputs = []
@@ -173,13 +183,17 @@ def parse(document: Mapping[str, Any], source: str) -> Pipeline:
         _implied(f"{where}.cluster:", set(cluster), dimensions)
         central = given.get("site", "all") == "central"
         outputs = tuple(given["outputs"])
-        tasks.append(Task(label, given["step"], given["function"], dimensions, tuple(inputs), outputs, cluster, central))
+        tasks.append(
+            Task(
+                label, given["step"], given["function"], dimensions, tuple(inputs), outputs, cluster, central, given.get("settings")
+            )
+        )
     return Pipeline(kinds, tuple(tasks))
 
 
 def read_yaml(text: str) -> Any:
     """A YAML document (yaml.YAMLError where it is none), by the safe loader in C where there is one: ten times as fast."""
-    return yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506
+    return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
 @cache

@@ -72,7 +72,7 @@ class Driver:
         self.lake, self.campaign = lake, campaign
         self.progress: Progress = progress or Silent()
         self.pipeline = definition.load()
-        inception.check(lake, campaign)
+        inception.check(lake, campaign, self.pipeline)
         self.journal = Journal(lake, campaign.name)
         self.outcome = Outcome()
         self._checked = 0.0
@@ -108,7 +108,10 @@ class Driver:
                 self.outcome.stopped = str(stop)
             except BaseException as error:
                 with suppress(LakeError, OSError):  # the error itself is what counts
-                    self._end("failed" if isinstance(error, Exception) else "stopped", f"{type(error).__name__}: {error}")
+                    if isinstance(error, Exception):
+                        self._end("failed", f"{type(error).__name__}: {error}")
+                    else:
+                        self._end("stopped", "interrupted")
                 raise
             state = "failed" if self.outcome.problems else "stopped" if self.outcome.stopped or partial else "done"
             self._end(state, self.outcome.stopped or "; ".join(self.outcome.problems[:3]) or None)

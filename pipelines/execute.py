@@ -6,6 +6,7 @@ Delta table. A quantum that fails does not stop the others of its job.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import resource
@@ -66,7 +67,7 @@ class Mismatch(ValueError):
 Part = tuple[Mapping[str, Any], pa.Table]
 
 #: What no other attempt at the same quantum would mend: the site's storage takes no more files.
-STORAGE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+STORAGE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run_job(spec: JobSpec) -> JobResult:
@@ -245,8 +246,10 @@ def pool(workers: int) -> WorkerPool:
 
 
 def _start_worker() -> None:
-    """One thread of arithmetic per worker, and no life after the driver's."""
+    """One thread of arithmetic per worker, no life after the driver's, and no tearing down of libraries at the end."""
     import numexpr
+
+    atexit.register(os._exit, 0)  # DuckDB's binding would report its open connections as leaks
 
     numexpr.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,12 +1,14 @@
 """Images with their variance, mask, WCS, PSF and calibration, and their FITS form.
 
-A file has the HDUs IMAGE, VARIANCE, MASK (RICE-compressed) and, where there is one, PSF. Writing is deterministic:
+A file has the HDUs IMAGE, VARIANCE, MASK (RICE-compressed), META (JSON) and, where there is one, PSF. META holds what is
+known of the image and its WCS, to the bit; the header of IMAGE repeats both for other programs. Writing is deterministic:
 the same image gives the same bytes (fixed dither seed, no dates), as results must be a function of data IDs.
 Pixels (y, x), 0-based. Units are in the header key BUNIT: ``electron`` up to the preliminary image, ``nJy`` after it.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +79,7 @@ class Image:
         return np.asarray((self.mask & planes) != 0)
 
     def write(self, path: str | Path) -> None:
-        """Write to ``path``, which must not exist."""
+        """Write to ``path``; OSError says why a disk does not take it (which cfitsio would not: it writes to memory)."""
         header = [{"name": "HIERARCH " + k if len(k) > 8 else k, "value": v} for k, v in sorted(self.meta.items())]
         if self.wcs is not None:
             header += [{"name": k, "value": v} for k, v in self.wcs.to_header().items()]
@@ -85,7 +87,7 @@ class Image:
         # Negative levels are steps in the units of the plane, positive ones parts of the scatter that cfitsio measures.
         steps = (-np.sqrt(variance) / IMAGE_STEPS, -variance / VARIANCE_STEPS) if variance > 0 else (IMAGE_STEPS, IMAGE_STEPS)
         tile = (min(TILE_ROWS, self.shape[0]), self.shape[1])
-        with fitsio.FITS(str(path), "rw") as fits:
+        with fitsio.FITS("mem://", "rw") as fits:
             for name, plane, step in (("IMAGE", self.image, steps[0]), ("VARIANCE", self.variance, steps[1])):
                 fits.write(
                     np.ascontiguousarray(plane, np.float32), extname=name, header=header if name == "IMAGE" else None,
@@ -93,12 +95,20 @@ class Image:
                 )  # fmt: skip
             for name, integers in (("MASK", self.mask), *sorted(self.planes.items())):
                 fits.write(np.ascontiguousarray(integers, np.int16), extname=name, compress="RICE", tile_dims=tile)
-            if self.wcs is not None:
-                fits.write(np.frombuffer(self.wcs.to_json().encode(), np.uint8), extname="WCS")
+            fits.write(np.frombuffer(self._facts().encode(), np.uint8), extname="META")
             if self.psf is not None:
-                keys = [{"name": "ORDER", "value": self.psf.order}, {"name": "NX", "value": self.psf.shape[1]}]
-                keys += [{"name": "NY", "value": self.psf.shape[0]}]
-                fits.write(np.asarray(self.psf.stamps, np.float32), extname="PSF", header=keys)
+                fits.write(np.asarray(self.psf.stamps, np.float32), extname="PSF")
+            content = fits.read_raw()
+        Path(path).write_bytes(content)
+
+    def _facts(self) -> str:
+        """All but the arrays, as JSON."""
+        facts = {
+            "meta": self.meta,
+            "wcs": None if self.wcs is None else self.wcs.to_json(),
+            "psf": None if self.psf is None else {"order": self.psf.order, "shape": self.psf.shape},
+        }
+        return json.dumps(facts, sort_keys=True, separators=(",", ":"), default=lambda scalar: scalar.item())
 
     def _least_variance(self) -> float:
         """Variance that a twentieth of a sample of the pixels is below: it stays small where most pixels hold stars. 0: unknown."""
@@ -113,42 +123,11 @@ class Image:
             with fitsio.FITS(str(path)) as fits:
                 names = {hdu.get_extname() for hdu in fits} - {""}
                 image, variance, mask = (fits[n].read() for n in ("IMAGE", "VARIANCE", "MASK"))
-                planes = {n: fits[n].read() for n in sorted(names - {"IMAGE", "VARIANCE", "MASK", "WCS", "PSF"})}
-                header = fits["IMAGE"].read_header()
-                wcs = SkyWcs.from_json(fits["WCS"].read().tobytes().decode()) if "WCS" in names else None
-                psf = None
-                if "PSF" in names:
-                    keys = fits["PSF"].read_header()
-                    psf = PsfModel(fits["PSF"].read().astype(np.float64), int(keys["ORDER"]), (int(keys["NY"]), int(keys["NX"])))
+                planes = {n: fits[n].read() for n in sorted(names - {"IMAGE", "VARIANCE", "MASK", "META", "PSF"})}
+                facts = json.loads(fits["META"].read().tobytes())
+                stamps = fits["PSF"].read().astype(np.float64) if "PSF" in names else None
+            wcs = SkyWcs.from_json(facts["wcs"]) if facts["wcs"] is not None else None
+            psf = PsfModel(stamps, facts["psf"]["order"], tuple(facts["psf"]["shape"])) if stamps is not None else None
         except (OSError, ValueError, KeyError) as error:
             raise ImageError(f"{path}: not a readable image ({error})") from None
-        return cls(image, variance, mask, wcs, psf, _meta(header), planes)
-
-
-_STRUCTURAL = (
-    "XTENSION", "BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "TFIELDS", "TTYPE", "TFORM", "EXTNAME", "SIMPLE",
-    "EXTEND", "ZIMAGE", "ZSIMPLE", "ZCMPTYPE", "ZBITPIX", "ZNAXIS", "ZTILE", "ZNAME", "ZVAL", "ZQUANTIZ",
-    "ZDITHER", "ZBLANK", "COMMENT", "HISTORY", "CTYPE", "CUNIT", "CRVAL", "CRPIX", "CD1_", "CD2_", "RADESYS",
-    "A_", "B_", "CHECKSUM", "DATASUM", "BZERO", "BSCALE", "ZTENSION", "ZPCOUNT", "ZGCOUNT", "ZHECKSUM",
-    "ZDATASUM",
-)  # fmt: skip
-
-
-def _meta(header: fitsio.FITSHDR) -> dict[str, str | float | int | bool]:
-    """Header keys other than the structural ones, in the spelling they are asked for by (upper case folds to META_CASE)."""
-    return {
-        META_CASE.get(r["name"].upper(), r["name"]): r["value"]
-        for r in header.records()
-        if r["name"] and not r["name"].startswith(_STRUCTURAL)
-    }
-
-
-#: FITS folds keys to upper case; these are the spellings used in the code.
-META_CASE = {
-    k.upper(): k
-    for k in (
-        "instrument", "exposure", "visit", "detector", "band", "physical_filter", "day_obs", "mjd_mid", "exposure_time",
-        "airmass", "zeroPoint", "zeroPointErr", "skymap", "tract", "patch", "x0", "y0", "gain", "read_noise", "skyBg",
-        "skyNoise", "saturation", "absolute", "n_input", "photometric", "weight", "seeing", "depth",
-    )
-}  # fmt: skip
+        return cls(image, variance, mask, wcs, psf, facts["meta"], planes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from lake import datastore, delta, registry
 from lake.site import Lake, Site
 from pipelines import execute, instrument, registration, software
 from pipelines.campaign import Campaign, CampaignError
-from pipelines.definition import Pipeline
+from pipelines.definition import Pipeline, Task
 from pipelines.journal import now
 
 if TYPE_CHECKING:
@@ -24,9 +26,12 @@ class FingerprintError(RuntimeError):
     """The software that runs is not the software that the campaign pinned."""
 
 
-def check(lake: Lake, campaign: Campaign) -> None:
+def check(lake: Lake, campaign: Campaign, pipeline: Pipeline) -> None:
     """Refuse a campaign that speaks of a site, instrument or setting that does not exist, before anything is written."""
     instrument.load(campaign.instrument)
+    for task in pipeline.tasks:
+        if task.label in campaign.config:
+            _check_settings(f"campaign {campaign.name}: config.{task.label}", task, campaign.config[task.label])
     for name in {**campaign.sites, **(campaign.raws or {})}:
         lake.site(name)
     if lake.central.name not in campaign.sites:
@@ -37,7 +42,20 @@ def check(lake: Lake, campaign: Campaign) -> None:
     if campaign.simulate is not None:
         from pipelines.simulate import survey
 
-        survey.mapping(campaign)
+        survey.plan(survey.mapping(campaign))
+
+
+def _check_settings(where: str, task: Task, given: Mapping[str, Any]) -> None:
+    kind = task.load_settings()
+    known = {f.name: f.default for f in fields(kind)} if kind is not None else {}
+    for key, value in given.items():
+        if key not in known:
+            raise CampaignError(f"{where}: unknown setting {key!r}; known settings: {', '.join(known) or 'none'}")
+        number = isinstance(known[key], (int, float)) and not isinstance(known[key], bool)
+        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise CampaignError(f"{where}.{key}: {value!r} is not a number (the default is {known[key]})")
+        if isinstance(known[key], bool) and not isinstance(value, bool):
+            raise CampaignError(f"{where}.{key}: {value!r} is neither true nor false")
 
 
 def fill(lake: Lake, campaign: Campaign, pipeline: Pipeline, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Pixels and those beside them: planes that grow, holes that are filled from what is around them."""
+"""Pixels and those beside them: planes that grow, peaks between pixels, holes that are filled from what is around them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 M = TypeVar("M", np.bool_, np.int16)
 P = TypeVar("P", bound=np.generic)
@@ -54,7 +55,7 @@ def filled(
     hole = np.flatnonzero(holes)
     if not len(hole):
         return result
-    ny, nx = image.shape
+    nx = image.shape[1]
     light = np.pad(np.where(bad, np.float32(0), image), reach).ravel()
     good = np.pad(~bad, reach).astype(np.float32).ravel()
     width = nx + 2 * reach
@@ -68,3 +69,23 @@ def filled(
         known = seen > 0
         result.ravel()[part] = np.where(known, light[at] @ weight / np.where(known, seen, np.float32(1)), np.float32(otherwise))
     return result
+
+
+def vertex(plane: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Offsets dx, dy (N,), within half a pixel, of the vertices of parabolas through pixels and their neighbours.
+
+    The pixels are peaks, up or (of negative ones) down; where a parabola opens the other way the offset is 0.
+    """
+    ny, nx = plane.shape
+    flat = plane.ravel()
+    middle = flat[rows * nx + columns].astype(float)
+    offsets = []
+    for before, after in (
+        (rows * nx + np.maximum(columns - 1, 0), rows * nx + np.minimum(columns + 1, nx - 1)),
+        (np.maximum(rows - 1, 0) * nx + columns, np.minimum(rows + 1, ny - 1) * nx + columns),
+    ):
+        low, high = flat[before].astype(float), flat[after].astype(float)
+        bend = 2.0 * middle - low - high
+        step = np.divide(0.5 * (high - low), bend, out=np.zeros_like(bend), where=bend * np.sign(middle) > 0)
+        offsets.append(np.clip(step, -0.5, 0.5))
+    return offsets[0], offsets[1]

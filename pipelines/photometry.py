@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 import schemas
+from pipelines.boxes import Boxes
 from pipelines.image import MASK, UNUSABLE, Image
 from pipelines.quantum import Quantum
 from pipelines.wcs import SkyWcs, project
@@ -63,25 +64,29 @@ def forced(image: Image, x: ArrayLike, y: ArrayLike, planes: int = UNUSABLE) -> 
     # Five widths hold all but 1e-5 of sum(P^2); the rest of the stamp would only cost time.
     half = int(np.ceil(5 * image.psf.width))
     stamps, x0, y0 = image.psf.rendered(x, y, half)
-    rows, columns = (start[:, None] + np.arange(stamps.shape[-1]) for start in (y0, x0))
-    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[:, None]
-    at = (rows.clip(0, image.shape[0] - 1)[:, :, None], columns.clip(0, image.shape[1] - 1)[:, None])
-    data, variance, mask = image.image[at], image.variance[at], image.mask[at]
-    usable = inside & ((mask & planes) == 0) & np.isfinite(data) & np.isfinite(variance)
-    data, variance = np.where(usable, data, 0).astype(float), np.where(usable, variance, 0).astype(float)
+    boxes = Boxes(x0, y0, stamps.shape[-1], image.shape)
+    data, variance, mask = boxes.take(image.image), boxes.take(image.variance), boxes.take(image.mask)
+    usable = boxes.inside & ((mask & planes) == 0) & np.isfinite(data) & np.isfinite(variance)
+    data, variance = np.where(usable, data, 0.0), np.where(usable, variance, 0.0)
     square = stamps**2
-    whole, seen = square.sum(axis=(1, 2)), (square * usable).sum(axis=(1, 2))
+    whole, seen = square.sum(axis=(1, 2)), _sum(square, usable)
     coverage = seen / whole
     enough = coverage >= _LEAST_COVERAGE
     norm = np.where(enough, seen, np.nan)
-    flux = (stamps * data).sum(axis=(1, 2)) / norm
-    error = np.sqrt((square * variance).sum(axis=(1, 2))) / norm
-    bright = usable & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True)) & (variance > 0)
+    flux = _sum(stamps, data) / norm
+    error = np.sqrt(_sum(square, variance)) / norm
+    core = stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True)
+    bright = core & usable & (variance > 0)
     residual = (data - flux[:, None, None] * stamps) ** 2 / np.where(bright, variance, 1.0)
-    chi2 = (residual * bright).sum(axis=(1, 2)) / np.maximum(bright.sum(axis=(1, 2)) - 1, 1)
-    saturated = (inside & ((mask & MASK["SAT"]) != 0) & (stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True))).any((1, 2))
+    chi2 = _sum(residual, bright) / np.maximum(bright.sum(axis=(1, 2)) - 1, 1)
+    saturated = (core & boxes.inside & ((mask & MASK["SAT"]) != 0)).any(axis=(1, 2))
     flag = ~(coverage >= _GOOD_COVERAGE) | saturated | ~np.isfinite(flux)
     return PsfFluxes(flux, error, coverage, chi2, flag)
+
+
+def _sum(a: NDArray[Any], b: NDArray[Any]) -> Array:
+    """Sum over each stamp (N,) of a product of stamps (N, n, n)."""
+    return np.asarray(np.einsum("nij,nij->n", a, b))
 
 
 def _unknown(n: int) -> PsfFluxes:

@@ -43,15 +43,16 @@ class PixelMap:
         x0, x1, y0, y1 = self.box
         return slice(y0, y1), slice(x0, x1)
 
-    def has(self, x: Array, y: Array) -> NDArray[np.bool_]:
+    def has(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
         """Which target positions (N,) lie in the box."""
         x0, x1, y0, y1 = self.box
+        x, y = np.asarray(x), np.asarray(y)
         return (x >= x0) & (x <= x1 - 1) & (y >= y0) & (y <= y1 - 1)
 
     def __call__(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-        """Source pixels of target pixels (any shape)."""
-        u, v = self._scaled(x, y)
-        return np.asarray(chebyshev.chebval2d(u, v, self.cx)), np.asarray(chebyshev.chebval2d(u, v, self.cy))
+        """Source pixels (N,), (N,) of target pixels (N,)."""
+        vx, vy = (chebyshev.chebvander(axis, _DEGREE) for axis in self._scaled(x, y))
+        return np.asarray((vx @ self.cx * vy).sum(axis=-1)), np.asarray((vx @ self.cy * vy).sum(axis=-1))
 
     def grid(self) -> tuple[Array, Array]:
         """Source x, y of every pixel of the box: two arrays (ny, nx)."""
@@ -60,11 +61,13 @@ class PixelMap:
 
     def affine(self, x: ArrayLike, y: ArrayLike) -> Array:
         """d(source x, source y) / d(target x, target y) at target pixels (N,): (N, 2, 2)."""
-        u, v = self._scaled(np.atleast_1d(x), np.atleast_1d(y))
+        vx, vy = (chebyshev.chebvander(axis, _DEGREE) for axis in self._scaled(np.atleast_1d(x), np.atleast_1d(y)))
+        across, along = self._scale()
         parts = [
-            [chebyshev.chebval2d(u, v, chebyshev.chebder(c, axis=axis)) * scale for axis, scale in enumerate(self._scale())]
+            [(vx[:, :-1] @ chebyshev.chebder(c, axis=0) * vy).sum(axis=1) * across,
+             (vx @ chebyshev.chebder(c, axis=1) * vy[:, :-1]).sum(axis=1) * along]
             for c in (self.cx, self.cy)
-        ]
+        ]  # fmt: skip
         return np.moveaxis(np.array(parts), -1, 0)
 
     def area(self) -> Array:
@@ -106,7 +109,9 @@ def _nodes() -> tuple[Array, Array]:
     return node, np.asarray(np.linalg.inv(chebyshev.chebvander(node, _DEGREE)), float)
 
 
-def shared_box(target: SkyWcs, shape: tuple[int, int], source: SkyWcs, source_shape: tuple[int, int], margin: int = 2) -> Box | None:
+def shared_box(
+    target: SkyWcs, shape: tuple[int, int], source: SkyWcs, source_shape: tuple[int, int], margin: int = 2
+) -> Box | None:
     """Box (x0, x1, y0, y1) of target pixels that the source's outline covers, clipped to ``shape``; None if disjoint."""
     along = np.linspace(-0.5, 0.5, 9)
     edge = np.full(9, 0.5)

@@ -69,6 +69,11 @@ class PsfModel:
         """noise_area() at the middle of the image, pixels."""
         return float(self.noise_area(*self.middle)[0])
 
+    @property
+    def seeing(self) -> float:
+        """FWHM of the Gaussian of the same noise-equivalent area, at the middle of the image, pixels."""
+        return float(2.3548 * np.sqrt(self.area / (4.0 * np.pi)))
+
     def weights(self, x: ArrayLike, y: ArrayLike) -> Array:
         """Polynomial weights at positions (N,): (N, K)."""
         u = 2.0 * np.atleast_1d(np.asarray(x, float)) / (self.shape[1] - 1) - 1.0
@@ -92,7 +97,7 @@ class PsfModel:
         x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
         column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
         half = self.size // 2 if half is None else min(half, self.size // 2)
-        across, along = (_banded(d, 2 * half + 1) for d in (x - column, y - row))
+        across, along = _banded(x - column, 2 * half + 1), _banded(y - row, 2 * half + 1)
         stamps = np.matmul(np.matmul(along, self._splines(x, y, half)), across.transpose(0, 2, 1))
         return stamps, column - half, row - half
 
@@ -157,6 +162,12 @@ def sample_grid(shape: tuple[int, int], count: int) -> tuple[Index, Index]:
     steps = (np.arange(count) + 0.5) / count
     x, y = np.meshgrid((steps * shape[1]).astype(np.int64), (steps * shape[0]).astype(np.int64))
     return x.ravel(), y.ravel()
+
+
+def resized(stamps: Array, size: int) -> Array:
+    """Stamps (N, n, n) cut or padded with zeros to (N, size, size), both odd, about the same centre."""
+    rim = (size - stamps.shape[-1]) // 2
+    return np.pad(stamps, ((0, 0), (rim, rim), (rim, rim))) if rim >= 0 else stamps[:, -rim:rim, -rim:rim]
 
 
 def shift(stamps: Array, dx: ArrayLike, dy: ArrayLike, half: int | None = None) -> Array:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ import duckdb
 import pyarrow as pa
 
 import schemas
+from pipelines import settings
 from pipelines.image import Image
 
 Payload = Image | bytes | pa.Table
@@ -71,13 +72,8 @@ class Quantum:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
     def settings(self, kind: type[S]) -> S:
-        """``config`` as the task's dataclass of settings (the campaign's own names aside); ValueError names a wrong key."""
-        given = {key: value for key, value in self.config.items() if key not in ("instrument", "skymap")}
-        known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-        for key in given:
-            if key not in known:
-                raise ValueError(f"config.{self.task}: unknown setting {key!r}; known settings: {', '.join(known)}")
-        return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+        """``config`` as the task's dataclass of settings; SettingsError names a wrong key."""
+        return settings.read(kind, self.config, self.task)
 
 
 def returned(name: str, rows: pa.Table) -> pa.Table:

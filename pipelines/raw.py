@@ -63,9 +63,11 @@ def read_facts(path: str | Path, instrument: Instrument) -> Facts:
 
 def write_raw(path: str | Path, pixels: NDArray[np.uint16], header: Mapping[str, Any]) -> None:
     """Write a raw array as a RICE-compressed FITS file with these keys; the same input gives the same bytes."""
-    with fitsio.FITS(str(path), "rw") as fits:
+    with fitsio.FITS("mem://", "rw") as fits:
         keys = [{"name": name, "value": value} for name, value in header.items()]
         fits.write(np.ascontiguousarray(pixels, np.uint16), header=keys, compress="RICE", extname="RAW")
+        content = fits.read_raw()
+    Path(path).write_bytes(content)
 
 
 def _image_hdu(fits: fitsio.FITS) -> Any:

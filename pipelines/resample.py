@@ -130,9 +130,7 @@ def _sampled(stamps: Array, at_x: Array, at_y: Array) -> Array:
     height = tall.shape[1]
     outside = (at_x < 0) | (at_x > stamps.shape[2] - 1) | (at_y < 0) | (at_y > stamps.shape[1] - 1)
     row = at_y.clip(0, stamps.shape[1] - 1) + gap + height * np.arange(len(stamps))[:, None, None]
-    result = ndimage.map_coordinates(
-        tall.reshape(-1, tall.shape[2]), (row, at_x + gap), order=5, mode="constant", prefilter=False
-    )
+    result = ndimage.map_coordinates(tall.reshape(-1, tall.shape[2]), (row, at_x + gap), order=5, mode="constant", prefilter=False)
     result[outside] = 0.0
     return np.asarray(result / result.sum(axis=(1, 2), keepdims=True))
 

@@ -259,9 +259,7 @@ def load(name: str, path: Path = CONFIGURATION) -> RingsSkyMap:
     required = declared - {"clip", "ra_start"}
     for key in sorted(known[name].keys() ^ required):
         if key not in declared:
-            raise SkyMapError(
-                f"{path.name}: skymap {name!r} has an unknown key {key!r}; keys: {', '.join(sorted(declared))}"
-            )
+            raise SkyMapError(f"{path.name}: skymap {name!r} has an unknown key {key!r}; keys: {', '.join(sorted(declared))}")
         if key in required:
             raise SkyMapError(f"{path.name}: skymap {name!r} lacks the key {key!r}")
     return RingsSkyMap(name=name, **known[name])

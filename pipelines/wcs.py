@@ -56,8 +56,11 @@ class SkyWcs:
 
     def _distort(self, u: Array, v: Array) -> tuple[Array, Array]:
         du, dv = np.zeros_like(u), np.zeros_like(v)
+        powers = [(np.ones_like(u), np.ones_like(v))]
+        for _ in range(self.order if self.a else 0):
+            powers.append((powers[-1][0] * u, powers[-1][1] * v))
         for (p, q), a, b in zip(polynomial_terms(self.order, 2), self.a, self.b, strict=True):
-            term = u**p * v**q
+            term = powers[p][0] * powers[q][1]
             du += a * term
             dv += b * term
         return u + du, v + dv
@@ -157,6 +160,4 @@ def fit_tan_sip(
     powers = np.array([scale ** -(p + q) for p, q in terms[3:]])
     sip = (inverse @ solution[3:].T) * powers if order > 1 else np.zeros((2, 0))
     flat = tuple(float(c) for c in cd.ravel())
-    return SkyWcs(
-        crval, crpix, (flat[0], flat[1], flat[2], flat[3]), order, tuple(map(float, sip[0])), tuple(map(float, sip[1]))
-    )
+    return SkyWcs(crval, crpix, (flat[0], flat[1], flat[2], flat[3]), order, tuple(map(float, sip[0])), tuple(map(float, sip[1])))

@@ -78,6 +78,13 @@ def _ours(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in ("schemas", "lake", "checks", "pipelines")
 
 
+def _exit_code(error: Exception) -> int:
+    """2 for misuse, 1 for what is wrong with lake, campaign or storage (also where an OSError is behind it)."""
+    if not _ours(error) or not isinstance(error, ValueError):
+        return 1
+    return int(getattr(error, "exit_code", 1 if isinstance(error.__context__, OSError) else 2))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``drp`` command."""
     try:
@@ -90,6 +97,9 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f" (see {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
         click.echo(f"drp: {error.format_message()}{hint}", err=True)
         code = 2
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except Exception as error:
         if os.environ.get("DRP_DEBUG"):
             raise
@@ -99,5 +109,5 @@ def main(arguments: list[str] | None = None) -> None:
         elif not _ours(error):
             text = f"unexpected {type(error).__name__}: {text} (DRP_DEBUG=1 shows where)"
         click.echo(f"drp: {text}", err=True)
-        code = getattr(error, "exit_code", 1 if isinstance(error, OSError) or not isinstance(error, ValueError) else 2)
+        code = _exit_code(error)
     sys.exit(code)

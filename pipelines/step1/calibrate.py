@@ -25,7 +25,7 @@ class CalibrateError(ValueError):
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     """Task ``calibrate_image``: post_isr_image [, reference_star] -> image (electrons, no sky), stars, summary."""
-    config = CalibrateConfig.read(quantum.config, quantum.task)
+    config = quantum.settings(CalibrateConfig)
     image = inputs.image("post_isr_image")
     meta = image.meta
     if image.wcs is None:

@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
-
-T = TypeVar("T", bound="Settings")
-
-
-class ConfigError(ValueError):
-    """A setting is unknown or has a value that cannot be; the message names the task and the key."""
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Plain numbers and booleans by name."""
-
-    @classmethod
-    def read(cls: type[T], given: Mapping[str, Any], task: str) -> T:
-        """Settings of ``task`` with what ``given`` changes; ConfigError names an unknown key or a wrong type."""
-        known = {f.name: f for f in fields(cls)}
-        for key, value in given.items():
-            if key not in known:
-                raise ConfigError(f"config of {task}: unknown key {key!r} (known: {', '.join(known)})")
-            if isinstance(value, str) or isinstance(value, bool) != isinstance(known[key].default, bool):
-                raise ConfigError(f"config of {task}: {key} must be like {known[key].default!r}, not {value!r}")
-        return cls(**given)
-
-
-@dataclass(frozen=True)
-class IsrConfig(Settings):
+class IsrConfig:
     """Task ``isr``."""
 
     overscan_order: int = 3  # polynomial along the rows; the row-to-row noise of the overscan is not worth following
@@ -46,7 +22,7 @@ class IsrConfig(Settings):
 
 
 @dataclass(frozen=True)
-class CalibrateConfig(Settings):
+class CalibrateConfig:
     """Task ``calibrate_image``."""
 
     background_mesh: int = 64  # pixels

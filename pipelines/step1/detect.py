@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.neighbours import grown, highest
+from pipelines.neighbours import grown, highest, vertex
 
 Array = NDArray[np.float64]
 Plane = NDArray[np.float32]
@@ -66,18 +66,6 @@ def find(
     significance = height / noise
     detected = significance > threshold
     y, x = np.nonzero(detected & (height >= highest(height)) & grown(usable))
-    dx, dy = _vertex(height, y, x)
+    dx, dy = vertex(height, y, x)
     flux = height[y, x] * 2.0 * np.pi * sigma**2
     return Peaks(x + dx, y + dy, flux.astype(float), significance[y, x].astype(float), detected)
-
-
-def _vertex(height: Plane, y: NDArray[np.int64], x: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Offsets, within half a pixel, of the vertices of parabolas through a peak and its neighbours in x and in y."""
-    padded = np.pad(height, 1, mode="edge").astype(float)
-    py, px = y + 1, x + 1
-    offsets = []
-    for ay, ax in ((0, 1), (1, 0)):
-        left, mid, right = padded[py - ay, px - ax], padded[py, px], padded[py + ay, px + ax]
-        curve = left - 2.0 * mid + right
-        offsets.append(np.clip(0.5 * (left - right) / np.where(curve < 0, curve, -np.inf), -0.5, 0.5))
-    return offsets[0], offsets[1]

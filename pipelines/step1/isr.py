@@ -63,7 +63,7 @@ class Masters:
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     """Task ``isr``: raw, bias, flat [, dark, defects] -> post_isr_image (electrons)."""
-    config = IsrConfig.read(quantum.config, quantum.task)
+    config = quantum.settings(IsrConfig)
     d = quantum.data_id
     name = f"{d['instrument']} exposure {d['exposure']} detector {d['detector']}"
     instrument = instruments.load(str(d["instrument"]))

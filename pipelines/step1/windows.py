@@ -1,45 +1,28 @@
-"""Small square windows around sources, gathered from a plane in one go, and what is measured in them."""
+"""Small square windows around sources, and what is measured in them."""
 
 from __future__ import annotations
-
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.boxes import Boxes
+
 Array = NDArray[np.float64]
-Index = NDArray[np.int64]
-T = TypeVar("T", bound=np.generic)
 
 
-class Windows:
+class Windows(Boxes):
     """Windows (N, n, n) with n = 2 ``half`` + 1 around the pixels nearest to ``x``, ``y`` (N,), beyond edges too.
 
-    ``dx``, ``dy`` (N, n, n): pixel minus source; ``inside``: pixels of the plane, not beyond its edges.
+    ``dx``, ``dy`` (N, n, n): pixel minus source.
     """
 
     def __init__(self, x: Array, y: Array, half: int, shape: tuple[int, int]) -> None:
-        self.x, self.y, self.half, self.shape = x, y, half, shape
+        self.x, self.y, self.half = x, y, half
         self.column, self.row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-        steps = np.arange(-half, half + 1)
-        size = (len(x), len(steps), len(steps))
+        super().__init__(self.column - half, self.row - half, 2 * half + 1, shape)
+        steps, size = np.arange(-half, half + 1), (len(x), self.size, self.size)
         self.dx = np.broadcast_to(steps[None, None, :] - (x - self.column)[:, None, None], size)
         self.dy = np.broadcast_to(steps[None, :, None] - (y - self.row)[:, None, None], size)
-        rows, columns = self.row[:, None] + steps, self.column[:, None] + steps
-        within_y, within_x = (rows >= 0) & (rows < shape[0]), (columns >= 0) & (columns < shape[1])
-        self.inside = within_y[:, :, None] & within_x[:, None, :]
-        rows, columns = np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
-        self.index: Index = rows[:, :, None] * shape[1] + columns[:, None, :]
-
-    def take(self, plane: NDArray[T]) -> NDArray[T]:
-        """Values of a plane (ny, nx); those outside repeat the edge (see ``inside``)."""
-        return plane.ravel()[self.index]
-
-    def paint(self, values: Array) -> Array:
-        """Sum of ``values`` (N, n, n) in a plane (ny, nx); what lies outside is dropped."""
-        light: Array = (values * self.inside).ravel()
-        total = np.bincount(self.index.ravel(), light, minlength=self.shape[0] * self.shape[1])
-        return np.asarray(total, np.float64).reshape(self.shape)
 
 
 def second_moments(light: Array, dx: Array, dy: Array, sigma: float) -> tuple[Array, Array, Array]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipelines.image import MASK, Image
 from pipelines.neighbours import grown
-from pipelines.psf import Index, PsfModel, sample_grid
+from pipelines.photometry import AB_ZERO_POINT, magnitude
+from pipelines.psf import Index, PsfModel, resized, sample_grid
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
 from pipelines.step3.config import CoaddConfig
 from pipelines.step3.outliers import BoolStack, FloatStack, psf_tolerance, rejected
@@ -26,7 +27,7 @@ CARRIED = MASK["SAT"] | MASK["INTERPOLATED"]
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     """All ``direct_warp`` of a band and patch to ``deep_coadd`` and ``template_coadd`` (nJy); NoWork without warps."""
-    config = CoaddConfig.read(quantum.config, quantum.task)
+    config = quantum.settings(CoaddConfig)
     warps = [warp for _, warp in inputs.images("direct_warp") if warp.psf is not None]
     if not warps:
         raise NoWork(f"no warp in band {quantum.data_id['band']} of patch {quantum.data_id['patch']}")
@@ -91,12 +92,11 @@ def average(
     coadd.psf = coadd_psf(warps, weights, keep, config)
     used = keep.any(axis=(1, 2))
     scale = float(coadd.wcs.pixel_scale) if coadd.wcs is not None else 1.0
-    area = coadd.psf.area
     median_noise = float(np.median(coadd.variance[~empty])) if not empty.all() else float("nan")
     coadd.meta = {
-        **ids, "x0": int(warps[0].meta["x0"]), "y0": int(warps[0].meta["y0"]), "BUNIT": "nJy", "zeroPoint": 31.4,
-        "n_input": int(np.count_nonzero(used)), "seeing": 2.3548 * float(np.sqrt(area / (4.0 * np.pi))) * scale,
-        "depth": 31.4 - 2.5 * float(np.log10(5.0 * np.sqrt(area * median_noise))),
+        **ids, "x0": int(warps[0].meta["x0"]), "y0": int(warps[0].meta["y0"]), "BUNIT": "nJy", "zeroPoint": AB_ZERO_POINT,
+        "n_input": int(np.count_nonzero(used)), "seeing": coadd.psf.seeing * scale,
+        "depth": float(magnitude(5.0 * np.sqrt(coadd.psf.area * median_noise))),
     }  # fmt: skip
     return coadd
 
@@ -105,11 +105,7 @@ def psf_stamps(warps: Sequence[Image], x: Index, y: Index) -> NDArray[np.float64
     """PSF stamps (N, positions, size, size) of all warps at positions of the patch, padded to the largest size."""
     models = [warp.psf for warp in warps if warp.psf is not None]
     size = max(model.size for model in models)
-    stamps = np.zeros((len(models), len(x), size, size))
-    for n, model in enumerate(models):
-        rim = (size - model.size) // 2
-        stamps[n, :, rim : size - rim, rim : size - rim] = model.centred(x, y)
-    return stamps
+    return np.stack([resized(model.centred(x, y), size) for model in models])
 
 
 def coadd_psf(warps: Sequence[Image], weights: NDArray[np.float64], keep: BoolStack, config: CoaddConfig) -> PsfModel:

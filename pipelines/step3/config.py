@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
-
-T = TypeVar("T", bound="Settings")
-
-
-class ConfigError(ValueError):
-    """A setting is unknown or has a value that cannot be; the message names the task and the key."""
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Plain numbers by name."""
-
-    @classmethod
-    def read(cls: type[T], given: Mapping[str, Any], task: str) -> T:
-        """Settings of ``task`` with what ``given`` changes; ConfigError names an unknown key or a wrong type."""
-        known = {f.name: f.default for f in fields(cls)}
-        for key, value in given.items():
-            if key not in known:
-                raise ConfigError(f"config of {task}: unknown key {key!r} (known: {', '.join(known)})")
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ConfigError(f"config of {task}: {key} must be a number like {known[key]!r}, not {value!r}")
-        return cls(**given)
-
-
-@dataclass(frozen=True)
-class WarpConfig(Settings):
+class WarpConfig:
     """Task ``make_warp``."""
 
     max_zero_point_error: float = 0.05  # mag, of detectors of visits that are not photometric
@@ -40,7 +16,7 @@ class WarpConfig(Settings):
 
 
 @dataclass(frozen=True)
-class CoaddConfig(Settings):
+class CoaddConfig:
     """Task ``assemble_coadd``; for rejection see outliers.py."""
 
     clip_sigma: float = 5.0  # seeds of rejection
@@ -54,7 +30,7 @@ class CoaddConfig(Settings):
 
 
 @dataclass(frozen=True)
-class MeasureConfig(Settings):
+class MeasureConfig:
     """Task ``measure_objects``."""
 
     threshold: float = 5.0  # detection, sigma of a point source

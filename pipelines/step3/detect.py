@@ -16,8 +16,8 @@ import sep
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.neighbours import grown
-from pipelines.psf import PsfModel
+from pipelines.neighbours import grown, highest, vertex
+from pipelines.psf import PsfModel, resized, sample_grid
 
 Array = NDArray[np.float64]
 FloatImage = NDArray[np.float32]
@@ -67,14 +67,9 @@ def combined(fields: Sequence[Field]) -> Field:
     safe = np.where(valid, weight, np.float32(1))
     total[~valid] = noise[~valid] = 0
     size = max(field.psf.size for field, _ in bands)
-    x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 4), np.linspace(0, shape[0] - 1, 4)))
-    stamps = np.zeros((len(x), size, size))
-    for field, w in bands:
-        rim = (size - field.psf.size) // 2
-        stamps[:, rim : size - rim, rim : size - rim] += float(w) * field.psf.centred(x, y)
-    flat = PsfModel(np.zeros((3, 1, 1)), 1, (shape[0], shape[1]))
-    slopes = np.linalg.lstsq(flat.weights(x, y), stamps.reshape(len(x), -1), rcond=None)[0]
-    psf = PsfModel(np.asarray(slopes.reshape(3, size, size), np.float64), 1, (shape[0], shape[1]))
+    x, y = sample_grid(shape, 4)
+    stamps = np.sum([float(w) * resized(field.psf.centred(x, y), size) for field, w in bands], axis=0)
+    psf = PsfModel.through(stamps, x, y, 1, (shape[0], shape[1]))
     return Field((total / safe).astype(np.float32), (noise / (safe * safe)).astype(np.float32), valid, saturated, psf)
 
 
@@ -99,7 +94,7 @@ def find_peaks(field: Field, threshold: float, fitted: FloatImage | None = None,
     # A Gaussian filter of the PSF's width is the matched filter; its sum of squares is 1 / (4 pi sigma^2).
     point = smooth * np.float32(2.0 * np.sqrt(np.pi) * sigma) / noise
     core, core_noise = core_amplitude(field.image, sigma)
-    peaked = (core == ndimage.maximum_filter(core, 3, mode="constant")) & (point > threshold)
+    peaked = (core == highest(core)) & (point > threshold)
     peaked &= core > np.float32(3.0 * core_noise) * noise
     # What seems to peak at the rim of a hole does so because of the hole.
     peaked &= ~grown(field.saturated, int(np.ceil(2.0 * sigma)))
@@ -134,16 +129,3 @@ def core_amplitude(image: FloatImage, sigma: float) -> tuple[FloatImage, float]:
     boxed = ndimage.uniform_filter(image, 2 * half + 1, mode="constant") * kernel.size
     amplitude = (blurred - np.float32(mean) * boxed) / np.float32(scale)
     return np.asarray(amplitude, np.float32), float(1.0 / np.sqrt(scale))
-
-
-def vertex(image: FloatImage, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Offsets (dx, dy), within half a pixel, of the vertices of parabolas through pixels and their neighbours."""
-    padded = np.pad(image, 1, mode="edge").astype(float)
-    r, c = rows + 1, columns + 1
-    middle = padded[r, c]
-    result = []
-    for before, after in ((padded[r, c - 1], padded[r, c + 1]), (padded[r - 1, c], padded[r + 1, c])):
-        bend = 2.0 * middle - before - after
-        move = np.divide(0.5 * (after - before), bend, out=np.zeros_like(bend), where=bend > 0)
-        result.append(np.clip(move, -0.5, 0.5))
-    return result[0], result[1]

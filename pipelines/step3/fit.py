@@ -9,12 +9,14 @@ but all at once).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from pipelines.boxes import Boxes
 from pipelines.psf import PsfModel
 from pipelines.step3.detect import FloatImage
 
@@ -41,25 +43,27 @@ class Stamps:
     def size(self) -> int:
         return int(self.values.shape[-1])
 
-    def pixels(self, shape: tuple[int, int]) -> tuple[IntArray, NDArray[np.bool_]]:
-        """Flat pixel indices (N, n, n) in an image of ``shape``, and which of them exist (others point at pixel 0)."""
-        step = np.arange(self.size)
-        columns, rows = self.x0[:, None] + step, self.y0[:, None] + step
-        inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
-        return np.where(inside, rows[:, :, None] * shape[1] + columns[:, None, :], 0), inside
+    def boxes(self, shape: tuple[int, int]) -> Boxes:
+        """The stamps' pixels in an image of ``shape``."""
+        if shape not in self._boxes:
+            self._boxes[shape] = Boxes(self.x0, self.y0, self.size, shape)
+        return self._boxes[shape]
+
+    @cached_property
+    def _boxes(self) -> dict[tuple[int, int], Boxes]:
+        return {}
 
     def take(self, image: NDArray[np.generic]) -> Array:
         """Cut-outs (N, n, n) of an image, zero beyond its edge."""
-        pixels, inside = self.pixels((image.shape[0], image.shape[1]))
-        return np.where(inside, image.ravel()[pixels], 0).astype(float)
+        boxes = self.boxes((image.shape[0], image.shape[1]))
+        return np.where(boxes.inside, boxes.take(image), 0).astype(float)
 
     def matrix(self, valid: NDArray[np.bool_]) -> sparse.csr_array:
         """B (N, pixels): the stamps on the valid pixels of the image."""
-        pixels, inside = self.pixels((valid.shape[0], valid.shape[1]))
-        inside &= valid.ravel()[pixels]
-        inside &= np.abs(self.values) > 0
-        start = np.concatenate([[0], np.cumsum(inside.sum(axis=(1, 2)))])
-        return sparse.csr_array((self.values[inside], pixels[inside], start), shape=(len(self.values), valid.size))
+        boxes = self.boxes((valid.shape[0], valid.shape[1]))
+        used = boxes.inside & boxes.take(valid) & (self.values != 0)
+        start = np.concatenate([[0], np.cumsum(used.sum(axis=(1, 2)))])
+        return sparse.csr_array((self.values[used], boxes.index[used], start), shape=(len(self.values), valid.size))
 
 
 def solve(design: sparse.csr_array, image: FloatImage) -> tuple[Array, sparse.csr_array]:

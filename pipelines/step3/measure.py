@@ -25,7 +25,7 @@ from pipelines.step3.scene import fit_scene, wings
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
     """All ``deep_coadd`` of a patch to ``object`` rows; NoWork when no band has data or nothing is detected."""
-    config = MeasureConfig.read(quantum.config, quantum.task)
+    config = quantum.settings(MeasureConfig)
     coadds = {str(ref.data_id["band"]): image for ref, image in inputs.images("deep_coadd")}
     unknown = sorted(set(coadds) - set(BANDS))
     if unknown:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.neighbours import grown
-
+from pipelines.neighbours import grown, highest
 
 FloatStack = NDArray[np.float32]
 BoolStack = NDArray[np.bool_]
@@ -31,13 +30,33 @@ def median(stack: FloatStack) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     Of an even number of values, the one of the middle two that is nearer to zero, the background: where half of the
     values belong to what comes and goes, their mean would be neither.
     """
-    count, ny, nx = stack.shape
-    columns = np.ascontiguousarray(stack.reshape(count, -1).T)
-    columns.sort(axis=1)  # NaN last
-    n = count - np.isnan(columns).sum(axis=1)
-    each = np.arange(len(columns))
-    low, high = columns[each, np.maximum((n - 1) // 2, 0)], columns[each, np.minimum(n // 2, count - 1)]
-    return np.where(np.abs(low) < np.abs(high), low, high).reshape(ny, nx), n.reshape(ny, nx)
+    known = np.isfinite(stack)
+    values = np.where(known, stack, np.float32(np.inf))
+    order(values)
+    n = known.sum(axis=0)
+    first, second = np.maximum((n - 1) // 2, 0), np.minimum(n // 2, len(stack) - 1)
+    low, high = (np.take_along_axis(values, at[None], axis=0)[0] for at in (first, second))
+    return np.where(n == 0, np.float32(np.nan), np.where(np.abs(low) < np.abs(high), low, high)), n
+
+
+def order(values: FloatStack) -> None:
+    """Sort (N, ...) along the first axis in place: Batcher's merge exchange (Knuth, TAOCP 5.2.2 M), whole planes at a time."""
+    count = len(values)
+    spare = np.empty_like(values[0])
+    top = 1 << max(count - 1, 1).bit_length() - 1
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while True:
+            for i in range(count - d):
+                if i & p == r:
+                    np.minimum(values[i], values[i + d], out=spare)
+                    np.maximum(values[i], values[i + d], out=values[i + d])
+                    values[i] = spare
+            if q == p:
+                break
+            d, q, r = q - p, q // 2, p
+        p //= 2
 
 
 def psf_tolerance(stamps: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
@@ -59,7 +78,7 @@ def rejected(
     rejected where only one warp has data.
     """
     middle, count = median(stack)
-    bright = ndimage.maximum_filter(np.nan_to_num(middle), 5, mode="nearest")
+    bright = highest(np.nan_to_num(middle), 2)
     bright = np.maximum(bright, 0, out=bright)
     result = np.zeros(stack.shape, bool)
     for n, (image, noise) in enumerate(zip(stack, variance, strict=True)):

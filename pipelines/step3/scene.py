@@ -100,7 +100,7 @@ def added_variance(field: Field, stamps: Stamps, cutouts: Array, valid: Array) -
     power = np.maximum((values**2).sum(axis=(1, 2)), 1e-30)
     shape = laplacian - values * ((values * laplacian).sum(axis=(1, 2)) / power)[:, None, None]
     flux = (values * cutouts).sum(axis=(1, 2)) / power
-    norm = np.maximum((shape**2).sum(axis=(1, 2)), 1e-30) * 0.5 * field.psf.width ** 2
+    norm = np.maximum((shape**2).sum(axis=(1, 2)), 1e-30) * 0.5 * field.psf.width**2
     scale = np.where(flux > 0, flux, np.inf) * norm
     noise = np.sqrt((shape**2 * stamps.take(field.variance)).sum(axis=(1, 2)))
     return (shape * cutouts).sum(axis=(1, 2)) / scale, np.where(flux > 0, noise / scale, np.inf)

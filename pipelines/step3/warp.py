@@ -32,7 +32,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
 
     NoWork when no detector of the visit has a usable calibration or no usable pixel falls in the patch.
     """
-    config = WarpConfig.read(quantum.config, quantum.task)
+    config = quantum.settings(WarpConfig)
     sky, tract, patch = skymap.load(quantum.data_id["skymap"]), quantum.data_id["tract"], quantum.data_id["patch"]
     x0, y0, x1, y1 = (int(v) for v in sky.outer_box(patch))
     rows = {row["detector"]: row for row in inputs.table("visit_summary").to_pylist() if usable(row, config)}
@@ -57,7 +57,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, Payload]:
         "photometric": all(r["photometric"] for _, _, r in used), "n_input": len(used),
         "BUNIT": "nJy", "zeroPoint": AB_ZERO_POINT,
         "weight": 1.0 / float(np.median(warp.variance[good])),
-        "seeing": 2.3548 * float(np.sqrt(warp.psf.area / (4.0 * np.pi))) * sky.pixel_scale,
+        "seeing": warp.psf.seeing * sky.pixel_scale,
     }  # fmt: skip
     return {"direct_warp": warp}
 

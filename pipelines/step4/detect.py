@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from pipelines.image import MASK, Image
-from pipelines.neighbours import highest
+from pipelines.neighbours import highest, vertex
 from pipelines.photometry import forced
 from pipelines.step4 import peaks
 
@@ -110,7 +110,8 @@ def detect(difference: Image, science: Image, found: Significance, settings: Det
     radius, snr = max(2, round(2 * sigma)), found.snr
     row, column = peaks.local_maxima(np.abs(snr), settings.threshold, radius)
     height = snr[row, column].astype(float)
-    x, y = _centroids(snr, column, row)
+    dx, dy = vertex(snr, row, column)
+    x, y = column + dx, row + dy
     around = peaks.cutouts(snr, column, row, radius) * np.sign(height)[:, None, None]
     dipole = (
         -around.min(axis=(1, 2)) > np.maximum(0.6 * settings.threshold, 0.35 * np.abs(height)) if len(row) else np.zeros(0, bool)
@@ -127,19 +128,6 @@ def detect(difference: Image, science: Image, found: Significance, settings: Det
     saturated = peaks.cutouts((science.mask & MASK["SAT"]) != 0, column, row, radius).any(axis=(1, 2))
     every = DiaSources(x, y, fluxes.flux, fluxes.error, aperture, error, direct.flux, direct.error, ratio, dipole, bad | saturated)
     return DiaSources(*(getattr(every, name)[seen] for name in every.__dataclass_fields__))
-
-
-def _centroids(snr: NDArray[np.float32], column: NDArray[np.int64], row: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Vertices of the parabolas through each peak and its neighbours, along x and along y."""
-    near = peaks.cutouts(snr, column, row, 1).astype(float)
-
-    def vertex(before: Array, at: Array, after: Array) -> Array:
-        curvature = before + after - 2 * at
-        step = np.divide(before - after, 2 * curvature, out=np.zeros_like(at), where=curvature != 0)
-        return np.clip(step, -0.5, 0.5)
-
-    x = column + vertex(near[:, 1, 0], near[:, 1, 1], near[:, 1, 2])
-    return x, row + vertex(near[:, 0, 1], near[:, 1, 1], near[:, 2, 1])
 
 
 def _apertures(image: Image, x: Array, y: Array, radius: float) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from scipy import fft
 
 from pipelines.image import MASK, UNUSABLE, Image
 from pipelines.neighbours import filled, grown
-from pipelines.psf import PsfModel, sample_grid
+from pipelines.psf import PsfModel, resized, sample_grid
 from pipelines.step4 import peaks
 from pipelines.step4.matching_kernel import Basis, MatchingKernel, Stamps, fit
 from pipelines.wcs import polynomial_terms
@@ -148,18 +148,10 @@ def _star_stamps(sharp: Image, broad: Image, static: Image, basis: Basis, size: 
 def _model_stamps(sharp: PsfModel, broad: PsfModel, basis: Basis, size: int, settings: MatchSettings) -> Stamps:
     """The PSF models on a 4 x 4 grid as stars with the given signal to noise."""
     x, y = sample_grid(sharp.shape, 4)
-    before = _fit_size(sharp.centred(x, y), size + 2 * basis.half)
-    after = _fit_size(broad.centred(x, y), size)
+    before = resized(sharp.centred(x, y), size + 2 * basis.half)
+    after = resized(broad.centred(x, y), size)
     weight = settings.kernel_model_snr**2 / (after**2).sum(axis=(1, 2), keepdims=True) * np.ones_like(after)
     return Stamps(before, after, weight, x.astype(float), y.astype(float), stars=False)
-
-
-def _fit_size(stamps: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Stamps cut or padded with zeros to (N, size, size), same centre."""
-    extra = (size - stamps.shape[-1]) // 2
-    if extra >= 0:
-        return np.pad(stamps, ((0, 0), (extra, extra), (extra, extra)))
-    return stamps[:, -extra:extra, -extra:extra]
 
 
 def _centred_spectrum(kernel: NDArray[np.float64], padded: tuple[int, ...]) -> NDArray[np.complex64]:

@@ -7,6 +7,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.boxes import Boxes
+
 Index = NDArray[np.int64]
 T = TypeVar("T", bound=np.generic)
 
@@ -24,8 +26,8 @@ def local_maxima(plane: NDArray[np.floating], threshold: float, radius: int) -> 
 
 def cutouts(plane: NDArray[T], x: Index, y: Index, radius: int) -> NDArray[T]:
     """Boxes (N, 2 radius + 1, same) around pixels; 0 outside the plane."""
-    padded = np.pad(plane, radius)
-    return np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1, 2 * radius + 1))[y, x]
+    boxes = Boxes(x - radius, y - radius, 2 * radius + 1, (plane.shape[0], plane.shape[1]))
+    return boxes.take(plane) * boxes.inside
 
 
 def spread_out(x: Index, y: Index, brightness: NDArray[np.floating], shape: tuple[int, int], cells: int, most: int) -> Index:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def test_the_shipped_pipeline() -> None:
 @pytest.mark.parametrize("task", definition.load().tasks, ids=lambda task: task.label)
 def test_every_task_has_its_function(task: definition.Task) -> None:
     assert callable(task.load())
+    settings = task.load_settings()
+    assert settings is None or {f.name for f in fields(settings) if f.default is MISSING and f.default_factory is MISSING} == set()
 
 
 def test_dimensions_are_in_canonical_order() -> None:

@@ -9,8 +9,8 @@ from step1_sky import DATA_ID, DETECTOR, SIDE, Camera, Scene, expose, inputs, ru
 
 from pipelines.image import MASK, Image
 from pipelines.quantum import Quantum
+from pipelines.settings import SettingsError
 from pipelines.step1 import isr
-from pipelines.step1.config import ConfigError
 from pipelines.step1.saturation import long_runs
 
 
@@ -131,9 +131,9 @@ def test_overscan_ignores_a_charged_row():
 
 def test_wrong_settings_are_named(made):
     root, _, _, _ = made
-    with pytest.raises(ConfigError, match="config of isr: unknown key 'sigma'"):
+    with pytest.raises(SettingsError, match=r"config\.isr: unknown setting 'sigma'"):
         isr.run(Quantum("q", "isr", DATA_ID, {"sigma": 3}), inputs(root))
-    with pytest.raises(ConfigError, match="cosmic_rays must be like True"):
+    with pytest.raises(SettingsError, match="cosmic_rays must be like True"):
         isr.run(Quantum("q", "isr", DATA_ID, {"cosmic_rays": 1}), inputs(root))
 
 
@@ -144,7 +144,6 @@ def test_long_runs_finds_columns_not_rows():
     flags[18:, 9] = True
     runs = long_runs(flags, 10)
     assert runs.sum() == 12 and runs[3:15, 4].all()
-
 
 
 def test_unreadable_raw_is_named(made, tmp_path):

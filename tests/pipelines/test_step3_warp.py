@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from step3_scene import PATCH, SIZE, SKYMAP, TRACT, Sky, Visit, detector_wcs, expose, random_sky, warp_inputs
+from step3_scene import SIZE, Sky, Visit, expose, random_sky, warp_inputs
 
-from pipelines import skymap
 from pipelines.image import MASK, Image
 from pipelines.quantum import NoWork
+from pipelines.settings import SettingsError
 from pipelines.step3 import warp
-from pipelines.step3.config import ConfigError
 
 
 def warped(root: Path, visit: Visit, image: Image, **changes: object) -> Image:
@@ -118,7 +117,7 @@ def test_a_sliver_of_a_patch_has_a_psf(tmp_path: Path) -> None:
 def test_unknown_setting_is_named(tmp_path: Path) -> None:
     visit = Visit(6)
     quantum, inputs = warp_inputs(tmp_path, visit, expose(random_sky(5, seed=3), visit))
-    with pytest.raises(ConfigError, match=r"make_warp: unknown key 'psf_grit'"):
+    with pytest.raises(SettingsError, match=r"make_warp: unknown setting 'psf_grit'"):
         warp.run(replace(quantum, config={"psf_grit": 3}), inputs)
 
 
