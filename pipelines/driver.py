@@ -79,9 +79,7 @@ class Driver:
         self._why: str | None = None
         self._lock = threading.Lock()
 
-    def run(
-        self, through: str | None = None, only_step: str | None = None, only_site: str | None = None
-    ) -> Outcome:
+    def run(self, through: str | None = None, only_step: str | None = None, only_site: str | None = None) -> Outcome:
         """Drive the campaign to its end, or ``through`` a step, or one step, or at one site.
 
         Raises LeaseError when another driver is at work, CampaignError when the campaign is not this one.

@@ -106,9 +106,7 @@ def run_job(spec: JobSpec) -> JobResult:
     return result
 
 
-def _run_quantum(
-    spec: JobSpec, quantum: Quantum, verified: set[str]
-) -> tuple[list[dict[str, Any]], list[tuple[str, Part]]]:
+def _run_quantum(spec: JobSpec, quantum: Quantum, verified: set[str]) -> tuple[list[dict[str, Any]], list[tuple[str, Part]]]:
     """Call the task; returns the rows of the files it left, and the parts of tables, which are written by job."""
     inputs = CachedInputs(spec.site.root, spec.refs.get(quantum.quantum_id, {}), verified)
     payloads = spec.task.load()(quantum, inputs)

@@ -14,11 +14,14 @@ import pyarrow as pa
 
 import schemas
 from lake import delta, registry
+from lake.identity import install_uuid5
 from lake.site import Site
 from pipelines.campaign import Campaign
 from pipelines.definition import Input, Pipeline, Task, columns
 
 SQL = Path(__file__).parent
+#: The dimension tables that quanta are predicted from.
+FOOTPRINT = ("visit_detector_patch", "visit_detector_region", "visit")
 #: Columns by which the footprint (visit_detector_patch) joins what is on the sky with what a visit saw.
 SPATIAL = ("instrument", "visit", "detector", "tract", "patch")
 
@@ -49,9 +52,7 @@ def _selected(dimensions: Iterable[str], alias: str = "") -> str:
     have = columns(dimensions)
     types = schemas.table("dataset").arrow
     casts = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.int32(): "INTEGER"}
-    return ", ".join(
-        f"{alias}{c}" if c in have else f"NULL::{casts[types.field(c).type]} AS {c}" for c in schemas.DATA_ID
-    )
+    return ", ".join(f"{alias}{c}" if c in have else f"NULL::{casts[types.field(c).type]} AS {c}" for c in schemas.DATA_ID)
 
 
 def predict(site: Site, pipeline: Pipeline, campaign: Campaign) -> tuple[pa.Table, pa.Table]:
@@ -61,7 +62,8 @@ def predict(site: Site, pipeline: Pipeline, campaign: Campaign) -> tuple[pa.Tabl
     """
     share = campaign.sites[site.name]
     quanta, expected = [], []
-    with connect(site, ["visit_detector_patch", "visit_detector_region", "visit"]) as con:
+    with connect(site, FOOTPRINT) as con:
+        install_uuid5(con)
         for central in (False, True) if site.central else (False,):
             _footprint(con, campaign, campaign.tracts if central else share.processed)
             for task in pipeline.tasks:
@@ -80,17 +82,14 @@ def _quanta(con: duckdb.DuckDBPyConnection, campaign: Campaign, task: Task) -> p
     selected = f"SELECT DISTINCT {_selected(task.dimensions)} FROM {_source(task.dimensions)}"
     key = " || '|' || ".join(f"'{c}=' || {c}" for c in task.dimensions)
     group = " || '|' || ".join(f"'{c}=' || {c}" for c in task.cluster) if task.cluster else "'all'"
-    table = con.sql(
-        f"SELECT $campaign AS campaign, $step AS step, $task AS task, $task || '/' || {group} AS job, *, "
-        f"$campaign || '|' || $task || '|' || {key} AS name FROM ({selected}) ORDER BY {', '.join(task.dimensions)}",
+    return con.sql(
+        f"SELECT uuid5($campaign || '|' || $task || '|' || {key}) AS quantum_id, $campaign AS campaign, $step AS step, "
+        f"$task AS task, $task || '/' || {group} AS job, * FROM ({selected}) ORDER BY {', '.join(task.dimensions)}",
         params={"campaign": campaign.name, "step": task.step, "task": task.label},
     ).to_arrow_table()
-    return table.add_column(0, "quantum_id", registry.uuid5(table["name"])).drop_columns(["name"])
 
 
-def _expected(
-    con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, output: str
-) -> pa.Table:
+def _expected(con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, output: str) -> pa.Table:
     """Datasets of one output type: one per quantum, or, where the output is finer, one per data ID under the quantum."""
     dimensions = pipeline.dataset_types[output].dimensions
     finer = [c for c in dimensions if c not in columns(task.dimensions)]
@@ -122,9 +121,7 @@ def resolve(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quan
     return pa.concat_tables(parts)
 
 
-def _edges(
-    con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, given: Input
-) -> pa.Table:
+def _edges(con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, given: Input) -> pa.Table:
     chosen = ", ".join(f"d.{c}" for c in schemas.table("dataset").arrow.names if c != "quantum_id")
     joined, params = _join(pipeline, campaign, task, given, "dataset")
     order = ", ".join(f"d.{c}" for c in pipeline.dataset_types[given.dataset_type].dimensions)
@@ -152,9 +149,7 @@ def _join(pipeline: Pipeline, campaign: Campaign, task: Task, given: Input, tabl
     if (w & on_sky and h & on_visit and not (w & on_sky) <= h) or (w & on_visit and h & on_sky and not (w & on_visit) <= h):
         used = [c for c in SPATIAL if c in h | w]
         sides = " AND ".join(f"o.{c} = q.{c}" for c in used if c in h)
-        footprint = (
-            f"JOIN (SELECT DISTINCT {', '.join(used)} FROM visit_detector_patch WHERE skymap = $skymap) o ON {sides}"
-        )
+        footprint = f"JOIN (SELECT DISTINCT {', '.join(used)} FROM visit_detector_patch WHERE skymap = $skymap) o ON {sides}"
         equal += [f"d.{c} = o.{c}" for c in used if c in w]
         params["skymap"] = campaign.skymap
     return f"FROM q {footprint} JOIN {table} d ON {' AND '.join(equal)}", params

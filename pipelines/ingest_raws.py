@@ -225,9 +225,7 @@ def _calibrations(
 Key = tuple[str, int, str | None]
 
 
-def _masters(
-    site: Site, camera: Instrument, campaign: str, frames: Sequence[_Frame]
-) -> tuple[dict[Key, Image], dict[Path, str]]:
+def _masters(site: Site, camera: Instrument, campaign: str, frames: Sequence[_Frame]) -> tuple[dict[Key, Image], dict[Path, str]]:
     """Masters by (type, detector, filter) of one night's frames, and why other frames could not be used."""
     masters: dict[Key, Image] = {}
     problems: dict[Path, str] = {}
@@ -263,9 +261,7 @@ def _masters(
     return masters, problems
 
 
-def _rate(
-    pixels: Sequence[NDArray[np.uint16]], seconds: Sequence[float], camera: Instrument, number: int, bias: Image
-) -> float:
+def _rate(pixels: Sequence[NDArray[np.uint16]], seconds: Sequence[float], camera: Instrument, number: int, bias: Image) -> float:
     """ADU per second of a detector under the flat's light."""
     detector = camera.detector(number)
     levels = [float(np.median(master_frames.trimmed(p, detector) - bias.image)) for p in pixels]

@@ -183,16 +183,13 @@ def _parse(path: Path) -> Instrument:
         raise InstrumentError(f"{path.name}: must be a mapping of keys")
     common = text.pop("detector", {})
     text["detectors"] = tuple(
-        _build(Detector, {**common, **each}, f"{path.name}: detectors[{i}]")
-        for i, each in enumerate(text.get("detectors", []))
+        _build(Detector, {**common, **each}, f"{path.name}: detectors[{i}]") for i, each in enumerate(text.get("detectors", []))
     )
     text["filters"] = {
         key: _build(Filter, {"physical_filter": key, **each}, f"{path.name}: filters.{key}")
         for key, each in text.get("filters", {}).items()
     }
-    text["header"] = {
-        key: _build(HeaderKey, each, f"{path.name}: header.{key}") for key, each in text.get("header", {}).items()
-    }
+    text["header"] = {key: _build(HeaderKey, each, f"{path.name}: header.{key}") for key, each in text.get("header", {}).items()}
     if not text["detectors"] or not text["filters"]:
         raise InstrumentError(f"{path.name}: detectors and filters must not be empty")
     return _build(Instrument, text, path.name)

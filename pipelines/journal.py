@@ -67,8 +67,8 @@ def latest(lake: Lake, table: str, keys: str, campaign: str) -> list[dict[str, A
         delta.view(con, lake.central, table)
         found = con.sql(
             f"SELECT * FROM {table} WHERE campaign = $campaign QUALIFY row_number() OVER "
-            f"(PARTITION BY {keys} ORDER BY \"at\" DESC) = 1 ORDER BY {keys}",
-            params={"campaign": campaign}
+            f'(PARTITION BY {keys} ORDER BY "at" DESC) = 1 ORDER BY {keys}',
+            params={"campaign": campaign},
         ).to_arrow_table()
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows

@@ -38,9 +38,7 @@ def master_bias(frames: Frames, instrument: Instrument, detector: Detector) -> I
     return _master(instrument, detector, image, variance, frames, "adu")
 
 
-def master_dark(
-    frames: Frames, seconds: Sequence[float], bias: Image, instrument: Instrument, detector: Detector
-) -> Image:
+def master_dark(frames: Frames, seconds: Sequence[float], bias: Image, instrument: Instrument, detector: Detector) -> Image:
     """ADU per second; ``seconds`` are the exposure times, all above zero."""
     pairs = zip(frames, seconds, strict=True)
     image = _combine([(trimmed(f, detector) - bias.image) / np.float32(t) for f, t in pairs])

@@ -38,9 +38,7 @@ def _numbers(values: Iterable[int]) -> str:
 
 def _visits(campaign: Campaign, tracts: Iterable[int]) -> str:
     """SQL for the visits whose footprint touches the tracts."""
-    return (
-        f"SELECT visit FROM visit_detector_patch WHERE skymap = '{campaign.skymap}' AND tract IN ({_numbers(tracts)})"
-    )
+    return f"SELECT visit FROM visit_detector_patch WHERE skymap = '{campaign.skymap}' AND tract IN ({_numbers(tracts)})"
 
 
 def rules(phase: str, pipeline: Pipeline, campaign: Campaign, central: str) -> list[RuleSpec]:

@@ -71,9 +71,7 @@ def instrument_records(instrument: Instrument) -> dict[str, pa.Table]:
         }
         for d in instrument.detectors
     ]  # fmt: skip
-    filters = [
-        {"instrument": instrument.name, "physical_filter": k, "band": f.band} for k, f in instrument.filters.items()
-    ]
+    filters = [{"instrument": instrument.name, "physical_filter": k, "band": f.band} for k, f in instrument.filters.items()]
     return {
         "instrument": _table("instrument", [camera]),
         "detector": _table("detector", detectors),
@@ -111,9 +109,7 @@ def put_dimensions(site: Site, records: Mapping[str, pa.Table]) -> int:
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     schema = schemas.table(name).arrow
-    return schemas.conform(
-        name, pa.Table.from_pylist([{c: r.get(c) for c in schema.names} for r in rows], schema=schema)
-    )
+    return schemas.conform(name, pa.Table.from_pylist([{c: r.get(c) for c in schema.names} for r in rows], schema=schema))
 
 
 # -- datasets ----------------------------------------------------------------------------------------------------------
@@ -129,9 +125,7 @@ def declare(
     kinds = {k.name: (k.dimensions, k.storage) for k in definition.load().dataset_types.values()}
     registry.register_dataset_types(site, {**kinds, **(extra or {})})
     runs = [f"{campaign}/raw", f"{campaign}/refcat", *calibration_runs, *([f"{campaign}/truth"] if extra else [])]
-    collection.register_collections(
-        site, [*((run, "RUN", None) for run in runs), (calibrations(campaign), "CALIBRATION", None)]
-    )
+    collection.register_collections(site, [*((run, "RUN", None) for run in runs), (calibrations(campaign), "CALIBRATION", None)])
 
 
 def calibrations(campaign: str) -> str:

@@ -70,6 +70,7 @@ class SiteRunner:
         self.fingerprint, self.stopping, self.progress = fingerprint, stopping, progress
         self.publisher = publish.Publisher(site)
         self._pool: ProcessPoolExecutor | None = None
+        self._predicted: list[int] = []
         self._records: dict[str, list[dict[str, Any]]] = {}
         self._index: dict[tuple[str, ...], dict[tuple[Any, ...], list[dict[str, Any]]]] = {}
 
@@ -95,6 +96,9 @@ class SiteRunner:
 
     def predict(self) -> int:
         """Write the site's quanta and expected datasets that are not yet known; returns how many quanta are new."""
+        versions = [delta.version(self.site, table) for table in graph.FOOTPRINT]
+        if versions == self._predicted:
+            return 0
         quanta, expected = graph.predict(self.site, self.pipeline, self.campaign)
         stamp = pa.array([now()] * quanta.num_rows, schemas.table("quantum").arrow.field("at").type)
         given = {"quantum": quanta.append_column("at", stamp), "expected_dataset": expected}
@@ -107,6 +111,7 @@ class SiteRunner:
             if rows.num_rows:
                 delta.append(self.site, table, schemas.conform(table, rows))
                 new = rows.num_rows
+        self._predicted = versions
         return new
 
     def pending(self, task: Task) -> pa.Table:
@@ -198,9 +203,7 @@ class SiteRunner:
             self._publish([], noted)
         return quanta.filter(pc.invert(lacking))
 
-    def _settle(
-        self, task: Task, results: list[JobResult], running: Mapping[Future[JobResult], JobSpec] | None = None
-    ) -> None:
+    def _settle(self, task: Task, results: list[JobResult], running: Mapping[Future[JobResult], JobSpec] | None = None) -> None:
         """Publish finished jobs; with ``running``, take back those that have not begun, and wait for the others first."""
         for future in [future for future in running or () if not future.cancel()]:
             if future.exception() is None:
@@ -233,15 +236,12 @@ class SiteRunner:
         failed = {a["quantum_id"] for a in result.attempts if a["state"] == "failed"}
         if not failed or spec.attempt >= self.campaign.attempts:
             return None
-        return replace(
-            spec, attempt=spec.attempt + 1, quanta=tuple(q for q in spec.quanta if q.quantum_id in failed)
-        )
+        return replace(spec, attempt=spec.attempt + 1, quanta=tuple(q for q in spec.quanta if q.quantum_id in failed))
 
     def _lost(self, spec: JobSpec, task: Task, reason: str) -> JobResult:
         """The result of a job that came to nothing."""
         attempts = [
-            {**self._attempt(task, q.quantum_id, spec.job, spec.attempt), "state": "failed", "reason": reason}
-            for q in spec.quanta
+            {**self._attempt(task, q.quantum_id, spec.job, spec.attempt), "state": "failed", "reason": reason} for q in spec.quanta
         ]
         return JobResult(spec.job, task.label, [], attempts)
 
@@ -251,9 +251,7 @@ class SiteRunner:
             "seconds": None, "peak_memory_mb": None, "host": None, "state": "", "reason": None,
         }  # fmt: skip
 
-    def _without_inputs(
-        self, task: Task, row: dict[str, Any], missing: list[str], idle: set[tuple[str, str]]
-    ) -> dict[str, Any]:
+    def _without_inputs(self, task: Task, row: dict[str, Any], missing: list[str], idle: set[tuple[str, str]]) -> dict[str, Any]:
         """The attempt of a quantum that lacks inputs: nothing to do where their producers found nothing, else blocked."""
         nothing = all((row["quantum_id"], name) in idle for name in missing)
         return {
@@ -269,7 +267,7 @@ class SiteRunner:
             return con.sql(
                 "SELECT *, 0 AS tried, NULL::VARCHAR AS latest, NULL::VARCHAR AS reason "
                 "FROM quantum SEMI JOIN wanted USING (quantum_id) WHERE task = $task ORDER BY job, quantum_id",
-                params={"task": task.label}
+                params={"task": task.label},
             ).to_arrow_table()
 
     # -- jobs ----------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def failures(lake: Lake, name: str, step: str | None, site: str | None = None) -
     given = campaigns.parse(definition_of(lake, name), name)
     sql = Path(__file__).with_name("runner.sql").read_text() + (
         "SELECT s.step, s.task, s.quantum_id, s.visit, s.detector, s.band, s.tract, s.patch, s.tried, "
-        "(SELECT arg_max(a.reason, a.\"at\") FROM attempt a WHERE a.quantum_id = s.quantum_id AND a.reason IS NOT NULL) AS reason "
+        '(SELECT arg_max(a.reason, a."at") FROM attempt a WHERE a.quantum_id = s.quantum_id AND a.reason IS NOT NULL) AS reason '
         "FROM state s WHERE s.failed AND ($step IS NULL OR s.step = $step) ORDER BY s.step, s.tried = 0, s.task, s.job LIMIT 200"
     )
     rows: Rows = []
@@ -65,9 +65,9 @@ def quantum(lake: Lake, quantum_id: str) -> Rows:
     for member in lake.sites.values():
         with graph.connect(member, ["attempt"]) as con:
             found = con.sql(
-                "SELECT \"at\", quantum_id, task, job, attempt, state, seconds, peak_memory_mb, host, reason FROM attempt "
-                "WHERE starts_with(quantum_id, $id) ORDER BY \"at\"",
-                params={"id": quantum_id}
+                'SELECT "at", quantum_id, task, job, attempt, state, seconds, peak_memory_mb, host, reason FROM attempt '
+                'WHERE starts_with(quantum_id, $id) ORDER BY "at"',
+                params={"id": quantum_id},
             ).to_arrow_table()
         rows += [{"site": member.name, **row} for row in found.to_pylist()]
     return rows

@@ -18,11 +18,7 @@ def _steps(lake: Lake, campaign: str, step: str, site: str | None) -> list[dict[
         raise CampaignError(f"unknown step {step!r}; known steps: {', '.join(definition.STEPS)}")
     if site is not None:
         lake.site(site)
-    rows = [
-        row
-        for row in latest(lake, "step", "step, site", campaign)
-        if row["step"] == step and site in (None, row["site"])
-    ]
+    rows = [row for row in latest(lake, "step", "step, site", campaign) if row["step"] == step and site in (None, row["site"])]
     if not rows:
         raise CampaignError(f"{step} has not started{f' at {site}' if site else ''} in campaign {campaign}")
     return rows

@@ -41,9 +41,7 @@ def test_steps_do_not_import_each_other(path: Path) -> None:
 
 
 def test_steps_do_not_read_truth() -> None:
-    readers = [
-        str(p.relative_to(ROOT)) for p in SOURCES if p.parent.name.startswith("step") and "truth_" in p.read_text()
-    ]
+    readers = [str(p.relative_to(ROOT)) for p in SOURCES if p.parent.name.startswith("step") and "truth_" in p.read_text()]
     assert readers == []
 
 

@@ -54,7 +54,7 @@ def report(name: str, outcome: driver.Outcome) -> None:  # type: ignore[name-def
     if outcome.quanta_run or outcome.files_moved:
         click.echo(f"{name}: {outcome.quanta_run} quanta run, {outcome.files_moved} files moved")
     elif outcome.ok:
-        click.echo(f"{name}: nothing to do, everything is in place")
+        click.echo(f"{name}: nothing {'else ' if outcome.healed else ''}to do, everything is in place")
     if outcome.stopped:
         click.echo(f"{name}: stopped: {outcome.stopped}", err=True)
     for problem in outcome.problems:

@@ -11,7 +11,6 @@ from functools import lru_cache
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from pipelines.simulate.settings import SimulateError, generator
 from pipelines.simulate.survey import Plan, Visit
@@ -232,6 +231,8 @@ def isolated(plan: Plan, sources: Sources, others: Sources) -> NDArray[np.bool_]
     def vectors(s: Sources) -> Array:
         a, d = np.radians(s.ra), np.radians(s.dec)
         return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=1)
+
+    from scipy.spatial import cKDTree  # dear to import, and not needed to see that everything is there
 
     pairs = cKDTree(vectors(sources)).sparse_distance_matrix(
         cKDTree(vectors(others)), 2.0 * np.sin(np.radians(reach / 3600.0) / 2.0), output_type="coo_matrix"

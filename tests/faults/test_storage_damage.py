@@ -20,14 +20,14 @@ def lake(finished: Finished, tmp_path: Path) -> Lake:
     return Lake.open(shutil.copytree(finished.root, tmp_path / "lake"))
 
 
-def a_file(site: Site, dataset_type: str, *, made_here: bool) -> Path:
-    """The first registered file of a type that was made here (or came from elsewhere)."""
+def a_file(site: Site, dataset_type: str, shared: bool = True) -> Path:
+    """A registered file of a type that the other site has too, or does not have (it has another path there, same content)."""
+    (other,) = [s for s in site.lake.sites.values() if s.name != site.name]
     with delta.connect() as con:
-        delta.view(con, site, "dataset")
-        own = "=" if made_here else "<>"
-        (path,) = con.execute(
-            f"SELECT min(path) FROM dataset WHERE dataset_type = $kind AND origin {own} $site", {"kind": dataset_type, "site": site.name}
-        ).fetchall()[0]
+        con.execute(f"CREATE TEMP VIEW theirs AS {delta.select(other, 'dataset')}")
+        con.execute(f"CREATE TEMP VIEW mine AS {delta.select(site, 'dataset')}")
+        theirs = f"file_checksum {'' if shared else 'NOT '}IN (SELECT file_checksum FROM theirs)"
+        ((path,),) = con.execute(f"SELECT min(path) FROM mine WHERE dataset_type = '{dataset_type}' AND {theirs}").fetchall()
     return site.path(path)
 
 
@@ -48,12 +48,12 @@ def audit(lake: Lake, *options: str) -> tuple[int, dict[tuple[str, str], str]]:
 
 def test_found_named_and_healed(lake: Lake, finished: Finished) -> None:
     usdf, frdf = lake.site("USDF"), lake.site("FRDF")
-    lost_image = a_file(frdf, "post_isr_image", made_here=True)  # nobody else has it: its quantum is run again
-    lost_raw = a_file(frdf, "raw", made_here=False)  # the central site has it
-    lost_slice = a_file(usdf, "preliminary_detector_summary", made_here=True)
-    cut = a_file(frdf, "object", made_here=True)  # came home
-    altered_image = a_file(usdf, "visit_image", made_here=True)
-    altered_slice = a_file(frdf, "photo_calib", made_here=False)
+    lost_image = a_file(frdf, "post_isr_image", shared=False)  # nobody else has it: its quantum is run again
+    lost_raw = a_file(frdf, "raw")
+    lost_slice = a_file(frdf, "preliminary_detector_summary", shared=False)  # of a job of two quanta
+    cut = a_file(frdf, "object")  # came home
+    altered_image = a_file(usdf, "visit_image")  # made at both sites, alike
+    altered_slice = a_file(frdf, "photo_calib")
     stray = frdf.path("files/tiny/step1/post_isr_image/20260910/stray.fits")
     for path in (lost_image, lost_raw, lost_slice):
         path.unlink()
@@ -65,7 +65,7 @@ def test_found_named_and_healed(lake: Lake, finished: Finished) -> None:
     wanted = {
         ("FRDF", frdf.relative(lost_image)): "lost",
         ("FRDF", frdf.relative(lost_raw)): "lost",
-        ("USDF", usdf.relative(lost_slice)): "lost",
+        ("FRDF", frdf.relative(lost_slice)): "lost",
         ("FRDF", frdf.relative(cut)): "damaged",
         ("FRDF", frdf.relative(stray)): "orphan",
     }
@@ -78,9 +78,9 @@ def test_found_named_and_healed(lake: Lake, finished: Finished) -> None:
     healing = drp("run", lake.root)
     assert healing.returncode == 0, healing.stderr
     assert set(healing.stdout.splitlines()) == {
+        "USDF: fetched 1 files again from other sites",
         "FRDF: fetched 3 files again from other sites",
-        "FRDF: ran 1 quanta again to remake what was lost",
-        "USDF: ran 7 quanta again to remake what was lost",
+        "FRDF: ran 3 quanta again to remake what was lost",
         "tiny: nothing else to do, everything is in place",
     }, healing.stdout
     assert audit(lake, "--deep") == (1, {("FRDF", frdf.relative(stray)): "orphan"})
@@ -95,7 +95,7 @@ def test_found_named_and_healed(lake: Lake, finished: Finished) -> None:
 def test_what_cannot_be_brought_back_is_said(lake: Lake) -> None:
     """A raw that both sites lost: the run names it and fails, and so does the ledger, until somebody finds a copy."""
     usdf, frdf = lake.site("USDF"), lake.site("FRDF")
-    raw = a_file(frdf, "raw", made_here=False)
+    raw = a_file(frdf, "raw")
     kept = raw.read_bytes()
     raw.unlink()
     usdf.path(frdf.relative(raw)).unlink()

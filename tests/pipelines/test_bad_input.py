@@ -51,7 +51,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake in which the tiny campaign has its inputs, and two images of step 1; for reading only."""
     root = tmp_path_factory.mktemp("ready") / "lake"
     Lake.create(root, SITES)
-    code, out, error = drp("run", root, "tiny", "--step", "step1", "--site", "USDF")
+    code, _, error = drp("run", root, "tiny", "--step", "step1", "--site", "USDF")
     assert code == 0, error
     return root
 
@@ -132,14 +132,14 @@ def test_frames_that_cannot_be_read(lake: Path, tmp_path: Path) -> None:
     before = digest(lake)
     bad = [keyless, text, cut, tmp_path / "absent.fits"]
     given = ("--campaign", "x", "--instrument", "TinyCam", "--skymap", "tiny_rings")
-    code, out, error = drp("ingest-raws", lake, "FRDF", *bad, *given)
+    code, _, error = drp("ingest-raws", lake, "FRDF", *bad, *given)
     assert code == 1 and "Traceback" not in error
     lines = error.splitlines()
     assert len(lines) == 5 and lines[-1] == "FRDF: 4 files: 4 rejected"
     for line, path, word in zip(lines, bad, ("AIRMASS", "FITS", "", "could not open"), strict=False):
         assert line.startswith(f"{path}: rejected: ") and word in line, line
     assert {p for p in digest(lake) if p not in before and "/files/" in f"/{p}"} == set()
-    code, out, error = drp("ingest-raws", lake, "FRDF", good, *bad, *given)
+    code, _, error = drp("ingest-raws", lake, "FRDF", good, *bad, *given)
     assert code == 1 and error.splitlines()[-1] == "FRDF: 5 files: 1 accepted, 4 rejected"
 
 
@@ -243,21 +243,26 @@ def group(leader: int) -> list[int]:
 def test_an_interruption(lake: Path) -> None:
     """Ctrl-C while workers run: the running jobs end and are published, nothing stays behind, and one line says how to go on."""
     with subprocess.Popen(
-        [*DRP, "run", str(lake), "tiny", "--through", "step2a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:  # fmt: skip
+        [*DRP, "run", str(lake), "tiny", "--through", "step2a"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "step1" in line:
                 break
         time.sleep(2.0)
         os.killpg(process.pid, signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=60)
         deadline = time.monotonic() + 10
         while group(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert group(process.pid) == []
     assert process.returncode == 130 and error.strip() == "stopped; run the same command again to continue"
-    code, out, error = drp("run", lake, "--through", "step2a")
+    code, _, error = drp("run", lake, "--through", "step2a")
     assert code == 0, error
     assert drp("audit", lake, "--deep")[0] == 0

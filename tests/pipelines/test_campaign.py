@@ -84,5 +84,5 @@ def test_a_campaign_that_is_no_mapping_or_no_file(tmp_path: Path) -> None:
     with pytest.raises(CampaignError, match="cannot read the campaign file"):
         campaign.read(tmp_path / "nothing.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CampaignError, match="binary.yaml"):
+    with pytest.raises(CampaignError, match=r"binary\.yaml"):
         campaign.read(tmp_path / "binary.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import toy
 from lake import delta
 from lake.parquet import DeltaError
 from lake.site import Lake
-from pipelines import definition, driver, inception, lease, placement, status, steer
+from pipelines import definition, driver, execute, inception, lease, placement, status, steer
 from pipelines.campaign import Campaign, CampaignError
 from pipelines.driver import Driver, Outcome, Silent
 from pipelines.journal import Journal, latest
@@ -22,7 +23,6 @@ from pipelines.runner import SiteRunner
 
 #: The toy survey without its central step and without movement: every site has its raws.
 PLAN = (("steps", ("step1", "step2a", "step2b")), ("steps", ("step3", "step4")))
-EVERYTHING = {"A": 30, "B": 8 + 2 + 1 + 2 + 1 + 2}
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setattr(placement, "PLAN", PLAN)
     monkeypatch.setattr(inception, "check", lambda *_: None)
     monkeypatch.setattr(inception, "fill", lambda *_: None)
+    monkeypatch.setattr(execute, "pool", ThreadPoolExecutor)  # quick to start; real pools are tested with the runner
     made = toy.lake(tmp_path / "lake", 3, raws=True)
     toy.place(made.site("B"), 3)
     return made
@@ -66,7 +67,7 @@ def lease_state(lake: Lake) -> str:
 
 def test_to_the_end_and_again(lake: Lake) -> None:
     first = run(lake)
-    assert first.ok and first.quanta_run == sum(status_counts(lake).values()) > 20
+    assert first.ok and first.quanta_run == done(lake) > 20
     assert state(lake) == ("done", None)
     assert set(steps(lake).values()) == {"accepted"} and len(steps(lake)) == 10
     assert {"recover", "inception", "step1 A", "step4 B"} <= set(first.seconds)
@@ -77,21 +78,15 @@ def test_to_the_end_and_again(lake: Lake) -> None:
     assert lease_state(lake) == "released"
 
 
-def status_counts(lake: Lake) -> dict[tuple[str, str], int]:
-    with_definition = {(r["step"], r["site"]): r["succeeded"] for r in status_rows(lake)}
-    return with_definition
-
-
-def status_rows(lake: Lake) -> list[dict[str, Any]]:
-    rows = []
-    for name in ("A", "B"):
+def done(lake: Lake) -> int:
+    """How many quanta have an attempt that succeeded or found no work, at both sites."""
+    found = 0
+    for site in lake.sites.values():
         with delta.connect() as con:
-            delta.view(con, lake.site(name), "attempt")
-            found = con.execute(
-                "SELECT step, count(DISTINCT quantum_id) FROM attempt WHERE state IN ('succeeded', 'no_work') GROUP BY 1"
-            ).fetchall()
-        rows += [{"step": step, "site": name, "succeeded": n} for step, n in found]
-    return rows
+            delta.view(con, site, "attempt")
+            ((count,),) = con.execute("SELECT count(DISTINCT quantum_id) FROM attempt WHERE state <> 'failed'").fetchall()
+        found += count
+    return found
 
 
 def test_in_part(lake: Lake) -> None:
@@ -115,18 +110,15 @@ def test_failures_are_for_an_operator(lake: Lake) -> None:
     """Site A's step 1 stops its later steps, not those of B; accepting it lets the campaign go on, for good."""
     broken = {"isr": {"acts": {"2.0": "fail"}}}
     outcome = run(lake, config=broken, attempts=1)
-    assert outcome.problems == [
-        "step1 at A: 1 of 6 quanta failed; look with drp status --step step1, then drp retry or drp accept"
-    ]
+    assert outcome.problems == ["step1 at A: 1 of 6 quanta failed; look with drp status --step step1, then drp retry or drp accept"]
     assert state(lake) == ("failed", outcome.problems[0])
     assert steps(lake)["step1", "A"] == "reviewable" and ("step2a", "A") not in steps(lake)
     assert steps(lake)["step2b", "B"] == "accepted" and ("step3", "B") not in steps(lake), "the plan waits for all sites"
-    assert steer.decide(lake, "toy", "step1", "A", "accepted", "a closed detector") == ["step1 at A: accepted (1 of 6 quanta failed)"]
+    assert steer.decide(lake, "toy", "step1", "A", "accepted", "a closed detector") == [
+        "step1 at A: accepted (1 of 6 quanta failed)"
+    ]
     outcome = run(lake, config=broken, attempts=1)
-    assert outcome.problems == ["step3 at A: 1 of 5 quanta failed; look with drp status --step step3, then drp retry or drp accept"] or (
-        outcome.problems and outcome.problems[0].startswith("step3 at A")
-    )
-    steer.decide(lake, "toy", "step3", None, "accepted", None)
+    assert [p.partition(";")[0] for p in outcome.problems] == ["step3 at A: 2 of 10 quanta failed"], "a warp, and its only coadd"
     steer.decide(lake, "toy", "step3", None, "accepted", None)
     outcome = run(lake, config=broken, attempts=1)
     assert [p.partition(":")[0] for p in outcome.problems] == ["step4 at A"]
@@ -184,7 +176,7 @@ def test_pause_and_resume(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
 
     outcome = Driver(lake, campaign(), Pausing()).run()
     assert outcome.stopped == "the campaign was paused by an operator" and not outcome.ok
-    assert 0 < outcome.quanta_run + 1 and state(lake) == ("paused", "maintenance")
+    assert state(lake) == ("paused", "maintenance")
     assert status.campaign_state(lake, "toy")["state"] == "paused"
     with pytest.raises(CampaignError, match=r"was paused by .* \(maintenance\); drp resume"):
         run(lake)

@@ -143,7 +143,11 @@ def done(tmp_path_factory: pytest.TempPathFactory, pipeline: Pipeline) -> tuple[
     quanta, expected = graph.predict(site, pipeline, toy.campaign())
     runs: dict[tuple[str, str], list[tuple[dict[str, Any], str]]] = {}
     for row in expected.to_pylist():
-        if row["dataset_type"] != "visit_table" and (row["dataset_type"], row["visit"], row["detector"]) != ("post_isr_image", 2, 1):
+        if row["dataset_type"] != "visit_table" and (row["dataset_type"], row["visit"], row["detector"]) != (
+            "post_isr_image",
+            2,
+            1,
+        ):
             data_id = {c: row[c] for c in schemas.DATA_ID if row[c] is not None}
             runs.setdefault((row["dataset_type"], row["run"]), []).append((data_id, "made"))
     for (kind, run), files in runs.items():
@@ -154,7 +158,9 @@ def done(tmp_path_factory: pytest.TempPathFactory, pipeline: Pipeline) -> tuple[
     return site, tables, edges
 
 
-def read(done: tuple[Site, dict[str, pa.Table], dict[str, pa.Table]], label: str, kind: str, by: str, want: str) -> dict[Any, list[Any]]:
+def read(
+    done: tuple[Site, dict[str, pa.Table], dict[str, pa.Table]], label: str, kind: str, by: str, want: str
+) -> dict[Any, list[Any]]:
     """What one task reads of one type: quantum's data ID values -> data ID values of its inputs, in order."""
     _, quanta, edges = done
     keys = {row["quantum_id"]: tuple(row[c] for c in by.split()) for row in quanta[label].to_pylist()}

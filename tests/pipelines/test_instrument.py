@@ -43,9 +43,7 @@ def test_nominal_wcs_follows_the_design(rotation: float, detector: int) -> None:
     wcs = camera.nominal_wcs(0.2, 0.74, rotation, detector)
     rng = np.random.default_rng(1)
     x, y = rng.uniform(0, d.width, 50), rng.uniform(0, d.height, 50)
-    ra, dec = camera.to_sky(
-        *distort(*d.to_focal_plane(x, y, camera.pixel_scale), camera.distortion), 0.2, 0.74, rotation
-    )
+    ra, dec = camera.to_sky(*distort(*d.to_focal_plane(x, y, camera.pixel_scale), camera.distortion), 0.2, 0.74, rotation)
     px, py = wcs.sky_to_pixel(ra, dec)
     assert np.max(np.hypot(px - x, py - y)) < 0.01
     assert wcs.pixel_scale == pytest.approx(camera.pixel_scale, rel=0.01)

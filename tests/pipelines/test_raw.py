@@ -72,9 +72,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     write_raw(tmp_path / "good.fits", pixels(), HEADER)
     (tmp_path / "cut.fits").write_bytes((tmp_path / "good.fits").read_bytes()[:20000])
     (tmp_path / "text.fits").write_text("not FITS")
-    fitsio.write(
-        str(tmp_path / "small.fits"), pixels()[:50], header=[{"name": k, "value": v} for k, v in HEADER.items()]
-    )
+    fitsio.write(str(tmp_path / "small.fits"), pixels()[:50], header=[{"name": k, "value": v} for k, v in HEADER.items()])
     fitsio.write(str(tmp_path / "table.fits"), np.zeros(3, [("x", "f4")]))
     for name, reason in {
         "cut": "not a readable FITS image", "text": "not a readable FITS image", "none": "not a readable FITS image",

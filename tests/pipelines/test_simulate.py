@@ -97,9 +97,7 @@ def test_six_tract_plan() -> None:
 )
 def test_errors_name_the_key(section: object, message: str) -> None:
     with pytest.raises(SimulateError, match=message):
-        survey.plan(
-            {"name": "t", "instrument": "TinyCam", "skymap": "tiny_rings", "tracts": (9469,), "simulate": section}
-        )
+        survey.plan({"name": "t", "instrument": "TinyCam", "skymap": "tiny_rings", "tracts": (9469,), "simulate": section})
 
 
 def test_numbers_may_be_whole() -> None:
@@ -186,9 +184,7 @@ def test_flux_is_kept_and_the_psf_has_its_width() -> None:
         assert (image.sum(axis=0) * np.arange(61)).sum() / image.sum() == pytest.approx(x, abs=1e-4)
     image = np.zeros(401 * 401)
     narrow = covariance * 30.0**2  # the same shape on fine pixels, to measure its half maximum
-    exposure._add(
-        image, (401, 401), np.array([200.0]), np.array([200.0]), exposure._stars(np.array([1.0]), narrow), 200
-    )
+    exposure._add(image, (401, 401), np.array([200.0]), np.array([200.0]), exposure._stars(np.array([1.0]), narrow), 200)
     area = (image > 0.5 * image.max()).sum()
     assert 2 * np.sqrt(area / np.pi) / 30.0 == pytest.approx(visit.fwhm, rel=0.01)
 
@@ -241,9 +237,7 @@ def test_stars_stand_where_the_true_wcs_says() -> None:
     visit = plan.visits[1]
     image, _ = exposure.render(plan, visit, 0)
     found, x, y = exposure.on_detector(plan, visit, 0)
-    bright = np.flatnonzero(
-        (found.mag[:, 1] < 12.5) & (found.mag[:, 1] > 10.5) & (x > 12) & (x < 187) & (y > 12) & (y < 187)
-    )
+    bright = np.flatnonzero((found.mag[:, 1] < 12.5) & (found.mag[:, 1] > 10.5) & (x > 12) & (x < 187) & (y > 12) & (y < 187))
     assert len(bright) > 10
     offsets = []
     for i in bright:
@@ -284,9 +278,7 @@ def test_masters_have_the_noise_that_they_say() -> None:
     good = electronics.defects(plan, 0) == 0
     pull = (flat.image - true)[good] / np.sqrt(flat.variance[good])
     assert np.std(pull) == pytest.approx(1.0, abs=0.03)
-    flats = [
-        calibrations.master_flat(plan, 20260910, "r_tiny", d).image[electronics.defects(plan, d) == 0] for d in (0, 1)
-    ]
+    flats = [calibrations.master_flat(plan, 20260910, "r_tiny", d).image[electronics.defects(plan, d) == 0] for d in (0, 1)]
     assert np.mean(np.concatenate(flats)) == pytest.approx(1.0, abs=1e-3)
     bad = calibrations.defects(plan, 0)
     assert bad.bad().sum() == (~good).sum() > 10
@@ -365,9 +357,7 @@ def test_simulate_places_everything_once(lake: Lake) -> None:
             delta.relation(con, lake.central, table).create_view(table)
         assert con.sql("SELECT count(*) FROM visit").fetchall() == [(2,)]
         assert con.sql("SELECT count(*) FROM visit_detector_region").fetchall() == [(4,)]
-        assert con.sql(
-            "SELECT count(DISTINCT tract) = (SELECT count(*) FROM tract) FROM reference_star"
-        ).fetchall() == [(True,)]
+        assert con.sql("SELECT count(DISTINCT tract) = (SELECT count(*) FROM tract) FROM reference_star").fetchall() == [(True,)]
         assert con.sql("SELECT count(*) FROM truth_wcs").fetchall() == [(4,)]
         # Every visit finds exactly one calibration of each kind.
         found = con.sql(

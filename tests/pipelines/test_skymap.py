@@ -172,9 +172,7 @@ def test_tracts_touching_a_footprint() -> None:
 
 
 def test_errors_name_the_thing(tmp_path) -> None:
-    with pytest.raises(
-        SkyMapError, match=r"no skymap 'hsc'; known: demo_rings, hsc_rings_v1, lsst_cells_v1, sara_rings"
-    ):
+    with pytest.raises(SkyMapError, match=r"no skymap 'hsc'; known: demo_rings, hsc_rings_v1, lsst_cells_v1, sara_rings"):
         load("hsc")
     demo = load("demo_rings")
     with pytest.raises(SkyMapError, match="no tract 18938: its tracts are 0 to 18937"):

@@ -133,9 +133,7 @@ def know(site: Site, visits: int) -> None:
     sky = {"rings": 1, "pixel_scale": 1.0, "tract_overlap": 0.0, "patch_inner": 8, "patch_border": 0, "patches_per_side": 2}
     insert(site, "skymap", [sky | {"skymap": "toy_sky", "tracts": 3}])
     insert(site, "tract", [outline | limits | {"skymap": "toy_sky", "tract": t, "width": 16} for t in (1, 2)])
-    insert(
-        site, "patch", [outline | boxes | {"skymap": "toy_sky", "tract": t, "patch": p} for t in (1, 2) for p in (0, 1)]
-    )
+    insert(site, "patch", [outline | boxes | {"skymap": "toy_sky", "tract": t, "patch": p} for t in (1, 2) for p in (0, 1)])
     insert(site, "visit_detector_patch", [overlap | {"instrument": "Toy", "skymap": "toy_sky"} for overlap in overlaps(visits)])
 
 
@@ -148,9 +146,8 @@ def overlaps(visits: int) -> list[dict[str, int]]:
 def night(visit: int) -> dict[str, Any]:
     """What an exposure implies."""
     band = "g" if visit % 2 else "r"
-    return {
-        "instrument": "Toy", "exposure": visit, "day_obs": 20260101 + (visit - 1) // 2, "band": band, "physical_filter": f"{band}_toy",
-    }  # fmt: skip
+    day_obs = 20260101 + (visit - 1) // 2
+    return {"instrument": "Toy", "exposure": visit, "day_obs": day_obs, "band": band, "physical_filter": f"{band}_toy"}
 
 
 def insert(site: Site, table: str, rows: list[dict[str, Any]]) -> None:
@@ -162,7 +159,9 @@ def place(site: Site, visits: int) -> None:
     """Raws of all visits, and flats per filter, valid before (flat 'old') and from (flat 'new') visit 3 on."""
     raws = [{**night(v), "visit": v, "detector": d} for v in range(1, visits + 1) for d in DETECTORS]
     register(site, "raw", "toy/raw", [(row, f"raw {row['visit']} {row['detector']}") for row in raws])
-    collection.register_collections(site, [("toy/calib", "CALIBRATION", None), ("toy/calib/old", "RUN", None), ("toy/calib/new", "RUN", None)])
+    collection.register_collections(
+        site, [("toy/calib", "CALIBRATION", None), ("toy/calib/old", "RUN", None), ("toy/calib/new", "RUN", None)]
+    )
     for name, begin, end in (("old", 0.0, 60003.0), ("new", 60003.0, 90000.0)):
         keys = [{"instrument": "Toy", "detector": d, "physical_filter": f"{b}_toy", "band": b} for b in "gr" for d in DETECTORS]
         rows = register(site, "flat", f"toy/calib/{name}", [(key, f"flat {name}") for key in keys])
