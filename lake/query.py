@@ -173,10 +173,11 @@ class Connection:
         for each in self._of(site):
             files = delta.files(each, name, self._prune.get(name))
             if schema.subject == "catalogues":
-                if site is not None:
-                    return _registered(each, name, files)
                 own = f"/site={quote(each.name)}/"
+                others = [file for file in files if own not in file]
                 files = [file for file in files if own in file]
+                if site is not None and others:
+                    parts.append(_registered(each, name, others))
             lead = f"{literal(each.name)} AS site, " if site is None and "site" not in schema.arrow.names else ""
             parts.append(f"SELECT {lead}* FROM ({delta.scan(name, files)})")
         return " UNION ALL ".join(parts)
@@ -196,8 +197,8 @@ class Connection:
 
 
 def _registered(site: Site, name: str, files: Sequence[str]) -> str:
-    """Rows of a site's catalogue table whose dataset is registered there in that very file: a file that came from another site
-    may also hold datasets that this one has in a file of its own."""
+    """Rows that came to a site from others, where their dataset is registered there in that very file: such a file may also
+    hold datasets that the site has in a file of its own."""
     kind = registry.dataset_types(site).get(name)
     columns = schemas.table(name).arrow.names
     keys = [c for c in kind.dimensions if c in columns] if kind else []

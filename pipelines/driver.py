@@ -159,8 +159,8 @@ class Driver:
                 self._checked = time.monotonic()
                 if self.lease.lost.is_set():
                     self._why = "the lease was lost to another driver"
-                elif self._state() in ("paused", "cancelled"):
-                    self._why = f"the campaign was {self._state()} by an operator"
+                elif (state := self._state()) in ("paused", "cancelled"):
+                    self._why = f"the campaign was {state} by an operator"
             return self._why
 
     # -- the plan ------------------------------------------------------------------------------------------------------
@@ -243,7 +243,8 @@ class Driver:
             with self._timed(step, site):
                 runner.run_step(step)
             after = runner.tallies()[step]
-            self.outcome.quanta_run += after.done - before.done
+            with self._lock:
+                self.outcome.quanta_run += after.done - before.done
             accepted = (decision.get("failed") or 0) if decision.get("state") == "accepted" else 0
             tolerable = self.campaign.tolerate.get(step, 0.0) * after.quanta
             state = "accepted" if after.failed <= max(accepted, tolerable) else "reviewable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from pipelines import execute, instrument, registration, software
 from pipelines.campaign import Campaign, CampaignError
 from pipelines.definition import Pipeline, Task
 from pipelines.journal import now
+from pipelines.runner import WorkerError
 
 if TYPE_CHECKING:
     from pipelines.driver import Progress
@@ -68,13 +70,24 @@ def fill(lake: Lake, campaign: Campaign, pipeline: Pipeline, progress: Progress)
     registration.put_dimensions(lake.central, registration.instrument_records(instrument.load(campaign.instrument)))
     pin_software(lake, campaign, pipeline)
     if campaign.simulate is not None:
-        from pipelines.simulate import simulate
-
         progress.phase("simulate")
-        with execute.pool(os.cpu_count() or 2) as executor:
-            simulate(lake, campaign, executor, lambda done, total: progress.update("simulate", "exposures", done, total))
+        _simulate(lake, campaign, progress)
     if campaign.raws is not None:
         ingest(lake, campaign)
+
+
+def _simulate(lake: Lake, campaign: Campaign, progress: Progress) -> None:
+    """Make the inputs that are not there yet; where a worker dies, what it had in hand is made again."""
+    from pipelines.simulate import simulate
+
+    for left in reversed(range(campaign.attempts)):
+        try:
+            with execute.pool(os.cpu_count() or 2) as executor:
+                simulate(lake, campaign, executor, lambda done, total: progress.update("simulate", "exposures", done, total))
+            return
+        except BrokenProcessPool:
+            if not left:
+                raise WorkerError(f"campaign {campaign.name}: worker processes die while they simulate (out of memory?)") from None
 
 
 def declare(site: Site, campaign: Campaign, pipeline: Pipeline) -> None:

@@ -102,7 +102,7 @@ class SiteRunner:
         quanta, expected = graph.predict(self.site, self.pipeline, self.campaign)
         stamp = pa.array([now()] * quanta.num_rows, schemas.table("quantum").arrow.field("at").type)
         given = {"quantum": quanta.append_column("at", stamp), "expected_dataset": expected}
-        new = 0
+        new = {}
         for table in ("expected_dataset", "quantum"):  # quanta last: a quantum that is known has its outputs known
             with graph.connect(self.site, [table]) as con:
                 con.register("given", schemas.conform(table, given[table]))
@@ -110,9 +110,9 @@ class SiteRunner:
                 rows = con.sql(f'SELECT * FROM given ANTI JOIN "{table}" USING ({keys})').to_arrow_table()
             if rows.num_rows:
                 delta.append(self.site, table, schemas.conform(table, rows))
-                new = rows.num_rows
+            new[table] = int(rows.num_rows)
         self._predicted = versions
-        return new
+        return new["quantum"]
 
     def pending(self, task: Task) -> pa.Table:
         """Quanta of a task that have neither succeeded nor found nothing to do nor failed for good, with ``tried``."""

@@ -46,9 +46,8 @@ def failures(lake: Lake, name: str, step: str | None, site: str | None = None) -
     """Failed and blocked quanta with their data IDs and reasons, at most 200 per site."""
     given = campaigns.parse(definition_of(lake, name), name)
     sql = Path(__file__).with_name("runner.sql").read_text() + (
-        "SELECT s.step, s.task, s.quantum_id, s.visit, s.detector, s.band, s.tract, s.patch, s.tried, "
-        '(SELECT arg_max(a.reason, a."at") FROM attempt a WHERE a.quantum_id = s.quantum_id AND a.reason IS NOT NULL) AS reason '
-        "FROM state s WHERE s.failed AND ($step IS NULL OR s.step = $step) ORDER BY s.step, s.tried = 0, s.task, s.job LIMIT 200"
+        "SELECT step, task, quantum_id, visit, detector, band, tract, patch, tried, reason FROM state "
+        "WHERE failed AND ($step IS NULL OR step = $step) ORDER BY step, tried = 0, task, job, quantum_id LIMIT 200"
     )
     rows: Rows = []
     for member in given.sites:

@@ -62,7 +62,9 @@ def test_catalogue_replicas_are_not_counted_twice(lake: Lake) -> None:
             ("UKDF-LANCS", 1),
             ("USDF", 1),
         ]
-        assert con.execute('SELECT count(*) FROM "USDF".survey_metric').fetchall() == [(0,)]  # no dataset is registered for them
+        assert con.execute('SELECT count(*) FROM "USDF".survey_metric').fetchall() == [
+            (1,)
+        ]  # no dataset is registered for the replica
 
 
 def test_site_schema_has_the_declared_columns(lake: Lake) -> None:
