@@ -26,7 +26,7 @@ from pipelines import execute, graph
 from pipelines.campaign import Campaign
 from pipelines.definition import Pipeline, Task
 from pipelines.execute import JobResult, JobSpec
-from pipelines.journal import Journal, now
+from pipelines.journal import Journal, now, who
 from pipelines.quantum import DatasetRef, Quantum
 
 PUBLISH_SECONDS = 5.0
@@ -148,8 +148,9 @@ class SiteRunner:
         suspects: deque[JobSpec] = deque()  # they ran when a worker died
         running: dict[Future[JobResult], JobSpec] = {}
         results: list[JobResult] = []
-        total, done, published = quanta.num_rows, 0, time.monotonic()
+        total, done, failed, published = quanta.num_rows, 0, 0, time.monotonic()
         self.progress(task.label, done, total)
+        self._group(task, "running")
         while queue or suspects or running:
             if why := self.stopping():
                 self._settle(task, results, running)
@@ -179,12 +180,19 @@ class SiteRunner:
                 again = self._again(spec, result)
                 if again is not None:
                     (suspects if died else queue).append(again)
+                else:
+                    failed += sum(a["state"] == "failed" for a in result.attempts)
                 done += len(spec.quanta) - (len(again.quanta) if again else 0)
                 results.append(result)
                 self.progress(task.label, done, total)
             if results and (time.monotonic() - published > PUBLISH_SECONDS or not (queue or suspects or running)):
                 self._settle(task, results)
                 results, published = [], time.monotonic()
+        self._group(task, "failed" if failed else "accepted")
+
+    def _group(self, task: Task, state: str) -> None:
+        """Note a transition of a task at this site, the group of the step's jobs."""
+        self.journal.write("group", step=task.step, site=self.site.name, group=task.label, state=state, who=who(), why=None)
 
     def _ready(self, task: Task, quanta: pa.Table, edges: pa.Table) -> pa.Table:
         """The quanta that have their inputs; what became of the others is noted, unless it is known already."""
