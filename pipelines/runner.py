@@ -26,8 +26,8 @@ from pipelines import execute, graph
 from pipelines.campaign import Campaign
 from pipelines.definition import Pipeline, Task
 from pipelines.execute import JobResult, JobSpec
+from pipelines.jobs import Jobs
 from pipelines.journal import Journal, now, who
-from pipelines.quantum import DatasetRef, Quantum
 
 PUBLISH_SECONDS = 5.0
 
@@ -38,10 +38,6 @@ class Stopped(Exception):
 
 class WorkerError(RuntimeError):
     """A site's worker processes cannot be started."""
-
-
-class GraphError(RuntimeError):
-    """The predicted quanta and their expected outputs do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,7 @@ class SiteRunner:
         self.publisher = publish.Publisher(site)
         self._pool: ProcessPoolExecutor | None = None
         self._predicted: list[int] = []
-        self._records: dict[str, list[dict[str, Any]]] = {}
-        self._index: dict[tuple[str, ...], dict[tuple[Any, ...], list[dict[str, Any]]]] = {}
+        self._jobs = Jobs(site, pipeline, campaign)
 
     def close(self) -> None:
         """Stop the workers once their jobs are done; what these made is not published (the next run makes it again)."""
@@ -132,7 +127,7 @@ class SiteRunner:
 
     def run_step(self, step: str) -> None:
         """Run every task of a step at this site to its end."""
-        self._records, self._index = {}, {}  # dimension records may have come since the last step
+        self._jobs = Jobs(self.site, self.pipeline, self.campaign)  # dimension records may have come since the last step
         for task in self.pipeline.step(step):
             if not task.central or self.site.central:
                 self.run_task(task)
@@ -144,7 +139,7 @@ class SiteRunner:
             return
         edges = graph.resolve(self.site, self.pipeline, self.campaign, task, quanta)
         quanta = self._ready(task, quanta, edges)
-        queue = deque(self._jobs(task, quanta, edges))
+        queue = deque(self._jobs.of(task, quanta, edges))
         suspects: deque[JobSpec] = deque()  # they ran when a worker died
         running: dict[Future[JobResult], JobSpec] = {}
         results: list[JobResult] = []
@@ -277,77 +272,6 @@ class SiteRunner:
                 "FROM quantum SEMI JOIN wanted USING (quantum_id) WHERE task = $task ORDER BY job, quantum_id",
                 params={"task": task.label},
             ).to_arrow_table()
-
-    # -- jobs ----------------------------------------------------------------------------------------------------------
-
-    def _jobs(self, task: Task, quanta: pa.Table, edges: pa.Table) -> Iterable[JobSpec]:
-        """Jobs in order of their names, each with its quanta, their input references and their expected outputs."""
-        refs: dict[str, dict[str, list[DatasetRef]]] = {}
-        for row in edges.to_pylist():
-            ref = DatasetRef(
-                row["dataset_id"], row["dataset_type"], {c: row[c] for c in schemas.DATA_ID if row[c] is not None},
-                row["path"], row["rows"], row["file_bytes"], row["file_checksum"],
-            )  # fmt: skip
-            refs.setdefault(row["quantum_id"], {}).setdefault(row["dataset_type"], []).append(ref)
-        expected: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in self._expected(task, quanta).to_pylist():
-            expected.setdefault((row["quantum_id"], row["dataset_type"]), []).append(row)
-        unknown = [q for q in quanta["quantum_id"].to_pylist() if any((q, name) not in expected for name in task.outputs)]
-        if unknown:
-            raise GraphError(
-                f"{task.label} at {self.site.name}: the table expected_dataset has no outputs for {len(unknown)} of "
-                f"{quanta.num_rows} quanta ({', '.join(unknown[:3])}); audit the site, then run again"
-            )
-        storage = {name: kind.storage for name, kind in self.pipeline.dataset_types.items()}
-        clusters: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        for row in quanta.to_pylist():  # quanta that were tried more often make a job of their own: attempts stay bounded
-            clusters.setdefault((row["job"], int(row["tried"])), []).append(row)
-        for (job, tried), members in clusters.items():
-            ids = [row["quantum_id"] for row in members]
-            yield JobSpec(
-                job=job, attempt=tried + 1, site=self.site, task=task,
-                quanta=tuple(self._quantum(task, row) for row in members),
-                refs={q: refs[q] for q in ids if q in refs},
-                expected={(q, name): expected[q, name] for q in ids for name in task.outputs},
-                storage=storage,
-            )  # fmt: skip
-
-    def _expected(self, task: Task, quanta: pa.Table) -> pa.Table:
-        """Rows of ``expected_dataset`` for these quanta, ordered by dataset type and id."""
-        kinds = ", ".join(f"'{name}'" for name in task.outputs)
-        with graph.connect(self.site, ["expected_dataset"], f"dataset_type IN ({kinds})") as con:
-            rows = con.sql(
-                "SELECT * FROM expected_dataset WHERE task = $task ORDER BY dataset_type, dataset_id", params={"task": task.label}
-            ).to_arrow_table()
-        return rows.filter(pc.is_in(rows["quantum_id"], quanta["quantum_id"].combine_chunks()))
-
-    def _quantum(self, task: Task, row: dict[str, Any]) -> Quantum:
-        data_id = {c: row[c] for c in schemas.DATA_ID if row[c] is not None}
-        config = self.campaign.config.get(task.label, {})
-        return Quantum(row["quantum_id"], task.label, data_id, config, self._context(data_id))
-
-    def _context(self, data_id: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-        """The dimension records of a data ID; with them all detectors of its instrument and all patches of its tract."""
-        context = {}
-        for name in ("instrument", "detector", "visit", "skymap", "tract", "patch"):
-            keys = tuple(c for c in schemas.table(name).primary_key if c in data_id)
-            if not keys or (name in ("visit", "patch", "tract") and name not in data_id and len(keys) < 2):
-                continue
-            context[name] = self._indexed(name, keys).get(tuple(data_id[c] for c in keys), [])
-        return context
-
-    def _indexed(self, table: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-        """Records of a dimension table by the values of some of its columns."""
-        if table not in self._records:
-            with graph.connect(self.site, [table]) as con:
-                order = ", ".join(schemas.table(table).primary_key)
-                self._records[table] = con.sql(f"SELECT * FROM {table} ORDER BY {order}").to_arrow_table().to_pylist()
-        if (table, *keys) not in self._index:
-            index: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-            for record in self._records[table]:
-                index.setdefault(tuple(record[c] for c in keys), []).append(record)
-            self._index[table, *keys] = index
-        return self._index[table, *keys]
 
 
 def _singly(spec: JobSpec) -> list[JobSpec]:

@@ -20,6 +20,7 @@ from pipelines import execute, graph
 from pipelines.definition import Task
 from pipelines.execute import CachedInputs, JobSpec
 from pipelines.image import Image
+from pipelines.jobs import Jobs
 from pipelines.journal import Journal
 from pipelines.quantum import DamagedInput, DatasetRef, Payload
 from pipelines.runner import SiteRunner
@@ -36,7 +37,8 @@ def jobs(lake: Lake, label: str) -> list[JobSpec]:
     runner.predict()
     task = next(t for t in runner.pipeline.tasks if t.label == label)
     quanta = runner.pending(task)
-    return list(runner._jobs(task, quanta, graph.resolve(lake.central, runner.pipeline, runner.campaign, task, quanta)))
+    edges = graph.resolve(lake.central, runner.pipeline, runner.campaign, task, quanta)
+    return Jobs(lake.central, runner.pipeline, runner.campaign).of(task, quanta, edges)
 
 
 def returning(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, payloads: Any) -> execute.JobResult:

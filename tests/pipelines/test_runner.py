@@ -11,9 +11,9 @@ import toy
 
 from lake import delta
 from lake.site import Lake, Site
-from pipelines import runner
+from pipelines.jobs import GraphError, Jobs
 from pipelines.journal import Journal, latest
-from pipelines.runner import GraphError, SiteRunner, Stopped, Tally
+from pipelines.runner import SiteRunner, Stopped, Tally
 
 #: 'visit.detector': what the task isr does there.
 ACTS = {"1.1": "fail", "2.0": "nothing", "2.1": "once", "3.0": "kill", "4.0": "other"}
@@ -228,19 +228,19 @@ def test_a_quantum_without_expected_datasets_is_a_graph_error(tmp_path: Path, mo
     lake = toy.lake(tmp_path / "lake", 1, raws=True)
     one = make_runner(lake)
     one.predict()
-    complete = SiteRunner._expected
-    monkeypatch.setattr(runner.SiteRunner, "_expected", lambda self, task, quanta: complete(self, task, quanta).slice(1))
+    complete = Jobs._expected
+    monkeypatch.setattr(Jobs, "_expected", lambda self, task, quanta: complete(self, task, quanta).slice(1))
     with pytest.raises(GraphError, match=r"isr at A: .*no outputs for 1 of 2 quanta"):
         one.run_step("step1")
 
 
 def test_context_holds_the_records_of_the_data_id(tmp_path: Path) -> None:
     lake = toy.lake(tmp_path / "lake", 3)
-    one = make_runner(lake)
-    context = one._context({"instrument": "Toy", "visit": 2, "exposure": 2})
+    one = Jobs(lake.central, toy.pipeline(), toy.campaign())
+    context = one.context({"instrument": "Toy", "visit": 2, "exposure": 2})
     assert [row["visit"] for row in context["visit"]] == [2]
     assert [row["detector"] for row in context["detector"]] == [0, 1]
     assert set(context) == {"instrument", "visit", "detector"}
-    context = one._context({"skymap": "toy_sky", "tract": 2, "band": "r"})
+    context = one.context({"skymap": "toy_sky", "tract": 2, "band": "r"})
     assert [row["patch"] for row in context["patch"]] == [0, 1] and [row["tract"] for row in context["tract"]] == [2]
-    assert one._context({"instrument": "Toy", "visit": 99})["visit"] == []
+    assert one.context({"instrument": "Toy", "visit": 99})["visit"] == []
