@@ -205,12 +205,12 @@ def _findings(site: Site) -> pa.Table:
         storage.view(con, site, "finding")
         return con.sql(
             "SELECT path, state, datasets, reason FROM finding "
-            'QUALIFY row_number() OVER (PARTITION BY path ORDER BY "at" DESC) = 1 ORDER BY path'
+            "QUALIFY row_number() OVER (PARTITION BY path ORDER BY noted_at DESC) = 1 ORDER BY path"
         ).to_arrow_table()
 
 
 def _append(site: Site, findings: Iterable[Finding], deep: bool) -> None:
     now = datetime.now(UTC)
-    rows: list[dict[str, Any]] = [{**vars(f), "reason": f.reason[:512], "deep": deep, "at": now} for f in findings]
+    rows: list[dict[str, Any]] = [{**vars(f), "reason": f.reason[:512], "deep": deep, "noted_at": now} for f in findings]
     if rows:
         delta.append(site, "finding", pa.Table.from_pylist(rows, schema=schemas.table("finding").arrow))

@@ -2,13 +2,13 @@
 -- inputs: quantum, attempt of the site; step (events, central site); $campaign, $site
 -- grain: one row per step
 WITH reset AS (
-    SELECT quantum_id, max("at") AS "at" FROM attempt WHERE campaign = $campaign AND state = 'reset' GROUP BY quantum_id
+    SELECT quantum_id, max(noted_at) AS noted_at FROM attempt WHERE campaign = $campaign AND state = 'reset' GROUP BY quantum_id
 ),
 outcome AS (
     SELECT a.quantum_id, bool_or(a.state IN ('succeeded', 'no_work')) AS done,
            bool_or(a.state IN ('failed', 'blocked')) AS failed
     FROM attempt a LEFT JOIN reset r USING (quantum_id)
-    WHERE a.campaign = $campaign AND (r."at" IS NULL OR a."at" > r."at")
+    WHERE a.campaign = $campaign AND (r.noted_at IS NULL OR a.noted_at > r.noted_at)
     GROUP BY a.quantum_id
 ),
 counted AS (
@@ -19,7 +19,7 @@ counted AS (
 ),
 latest AS (
     FROM step WHERE campaign = $campaign AND site = $site
-    QUALIFY row_number() OVER (PARTITION BY step ORDER BY "at" DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY step ORDER BY noted_at DESC) = 1
 )
 SELECT c.step, c.quanta, c.failed, coalesce(l.state = 'accepted' AND coalesce(l.failed, 0) >= c.failed, false) AS accepted
 FROM counted c LEFT JOIN latest l USING (step)

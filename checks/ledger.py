@@ -116,7 +116,7 @@ def definition_of(lake: Lake, campaign: str) -> dict[str, Any]:
     with delta.connect() as con:
         delta.relation(con, lake.central, "campaign").create_view("campaign")
         found = con.execute(
-            'SELECT definition FROM campaign WHERE campaign = $c ORDER BY "at" DESC LIMIT 1', {"c": campaign}
+            "SELECT definition FROM campaign WHERE campaign = $c ORDER BY noted_at DESC LIMIT 1", {"c": campaign}
         ).fetchall()
     if not found:
         raise LakeError(f"no campaign {campaign!r} in {lake.root}; drp status names those that are there")

@@ -104,7 +104,7 @@ def repeated_keys(subject: Subject, failed: Row, judged: str) -> list[Row]:
     """The keys that occur more than once in a site's table, or hold a null."""
     table = schemas.table(failed["table"])
     return subject.rows(
-        f'SELECT \'{failed["site"]}\' AS "at", \'{table.name}\' AS "table", {_key(table)}, count(*) AS "rows" '
+        f"SELECT '{failed['site']}' AS at_site, '{table.name}' AS \"table\", {_key(table)}, count(*) AS \"rows\" "
         f"FROM {identifier(failed['site'])}.{identifier(table.name)} "
         f"GROUP BY ALL HAVING count(*) > 1 OR {_null_key(table)} ORDER BY ALL LIMIT {LIMIT}",
     )
@@ -160,7 +160,7 @@ def odd_values(subject: Subject, failed: Row, judged: str) -> list[Row]:
     limit = limits()[table.name][column]
     key = ", ".join(f'"{c}"' for c in dict.fromkeys([*table.primary_key, column]))
     return subject.rows(
-        f"SELECT '{failed['site']}' AS \"at\", '{table.name}' AS \"table\", {key} FROM {identifier(table.name)} "
+        f"SELECT '{failed['site']}' AS at_site, '{table.name}' AS \"table\", {key} FROM {identifier(table.name)} "
         f"WHERE site = '{failed['site']}' AND {_where(table.name)} "
         f"AND (({_outside(column, limit)}) OR ({_missing(column, limit)})) ORDER BY ALL LIMIT {LIMIT}",
     )

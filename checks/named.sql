@@ -4,11 +4,11 @@
 -- grain: one row per path
 SELECT record ->> 'path' AS path
 FROM (FROM parked QUALIFY row_number() OVER (
-    PARTITION BY dataset_id, record ->> 'checksum' ORDER BY "at" DESC, state IN ('admitted', 'resolved') DESC) = 1)
+    PARTITION BY dataset_id, record ->> 'checksum' ORDER BY noted_at DESC, state IN ('admitted', 'resolved') DESC) = 1)
 WHERE state IN ('parked', 'rejected')
 UNION
 SELECT path
 FROM (FROM transfer QUALIFY row_number() OVER (
-    PARTITION BY rule_id, path ORDER BY "at" DESC, attempt DESC,
+    PARTITION BY rule_id, path ORDER BY noted_at DESC, attempt DESC,
     list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC) = 1)
 WHERE state IN ('copying', 'arrived', 'verified', 'parked')

@@ -5,25 +5,25 @@
 -- why: predicted (a quantum should make it), moved (a rule should bring it), placed (the campaign begins with it here),
 --      arrived (it came, and waits or was refused), none (registered, and nothing asked for it)
 WITH reset AS (
-    SELECT quantum_id, max("at") AS "at" FROM attempt WHERE campaign = $campaign AND state = 'reset' GROUP BY quantum_id
+    SELECT quantum_id, max(noted_at) AS noted_at FROM attempt WHERE campaign = $campaign AND state = 'reset' GROUP BY quantum_id
 ),
 outcome AS (
     SELECT
         a.quantum_id,
         bool_or(a.state = 'succeeded') AS succeeded,
         bool_or(a.state = 'no_work') AS no_work,
-        arg_max(a.state, {'at': a."at", 'attempt': a.attempt}) AS latest,
-        arg_max(a.reason, {'at': a."at", 'attempt': a.attempt}) AS reason
+        arg_max(a.state, {'noted_at': a.noted_at, 'attempt': a.attempt}) AS latest,
+        arg_max(a.reason, {'noted_at': a.noted_at, 'attempt': a.attempt}) AS reason
     FROM attempt a LEFT JOIN reset r USING (quantum_id)
-    WHERE a.campaign = $campaign AND a.state <> 'started' AND (r."at" IS NULL OR a."at" > r."at")
+    WHERE a.campaign = $campaign AND a.state <> 'started' AND (r.noted_at IS NULL OR a.noted_at > r.noted_at)
     GROUP BY a.quantum_id
 ),
 rule_now AS (
-    FROM rule QUALIFY row_number() OVER (PARTITION BY rule_id ORDER BY "at" DESC) = 1
+    FROM rule QUALIFY row_number() OVER (PARTITION BY rule_id ORDER BY noted_at DESC) = 1
 ),
 transfer_now AS (
     FROM transfer QUALIFY row_number() OVER (
-        PARTITION BY rule_id, path ORDER BY "at" DESC, attempt DESC,
+        PARTITION BY rule_id, path ORDER BY noted_at DESC, attempt DESC,
         list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC) = 1
 ),
 parked_now AS (
@@ -31,7 +31,7 @@ parked_now AS (
     FROM parked
     WHERE starts_with(run, $campaign || '/')
     QUALIFY row_number() OVER (
-        PARTITION BY dataset_id, record ->> 'checksum' ORDER BY "at" DESC, state IN ('admitted', 'resolved') DESC) = 1
+        PARTITION BY dataset_id, record ->> 'checksum' ORDER BY noted_at DESC, state IN ('admitted', 'resolved') DESC) = 1
 ),
 held AS (
     SELECT * FROM dataset WHERE starts_with(run, $campaign || '/')
@@ -47,17 +47,17 @@ moved AS (
         (m.record ->> 'detector')::INTEGER AS detector, (m.record ->> 'tract')::INTEGER AS tract
     FROM manifest m JOIN rule_now r USING (rule_id)
     WHERE starts_with(m.record ->> 'run', $campaign || '/')
-    QUALIFY row_number() OVER (PARTITION BY m.dataset_id ORDER BY r."at" DESC, m.rule_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY m.dataset_id ORDER BY r.noted_at DESC, m.rule_id) = 1
 ),
 refused AS (  -- what waits or was refused, unless the very content that was refused is registered by now
     SELECT p.* FROM parked_now p LEFT JOIN held h USING (dataset_id)
     WHERE (p.state = 'parked' AND h.dataset_id IS NULL)
        OR (p.state = 'rejected' AND h.checksum IS DISTINCT FROM p.checksum)
-    QUALIFY row_number() OVER (PARTITION BY p.dataset_id ORDER BY p."at" DESC, p.state DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY p.dataset_id ORDER BY p.noted_at DESC, p.state DESC) = 1
 ),
 first_run AS (  -- where the campaign's chain is searched first, for data IDs that are in several of its runs
     SELECT c.collection, list_position(split(k.children, ','), c.collection) AS position
-    FROM collection c, (FROM collection WHERE collection = $campaign QUALIFY row_number() OVER (ORDER BY "at" DESC) = 1) k
+    FROM collection c, (FROM collection WHERE collection = $campaign QUALIFY row_number() OVER (ORDER BY noted_at DESC) = 1) k
 ),
 twin AS (
     SELECT h.dataset_id, row_number() OVER (

@@ -216,7 +216,7 @@ def _numbers(part: Row, table: pa.Table) -> Iterable[Row]:
 
 
 def _keep(lake: Lake, campaign: str, checks: list[Check], numbers: list[Row]) -> None:
-    common = {"campaign": campaign, "at": datetime.now(UTC)}
+    common = {"campaign": campaign, "noted_at": datetime.now(UTC)}
     verdicts = [
         {
             **common, "suite": c.suite, "expectation": c.expectation[:256], "success": c.success,

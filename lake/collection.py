@@ -35,7 +35,7 @@ def register_collections(site: Site, collections: Iterable[tuple[str, str, str |
             if name in known and known[name][0] != kind:
                 raise CollectionError(f"site {site.name}: collection {name} is {known[name][0]}, not {kind}; use another name")
             if known.get(name) != (kind, children):
-                new.append({"collection": name, "kind": kind, "children": children, "at": now})
+                new.append({"collection": name, "kind": kind, "children": children, "noted_at": now})
                 known[name] = (kind, children)
         if new:
             delta.append(site, "collection", pa.Table.from_pylist(new, schema=schemas.table("collection").arrow))
@@ -46,7 +46,7 @@ def collections_now(site: Site) -> dict[str, tuple[str, str | None]]:
     """The collections known at a site: name -> (kind, children)."""
     with delta.cursor() as con:
         rows = con.sql(
-            f'SELECT collection, arg_max(kind, "at"), arg_max_null(children, "at") '
+            f"SELECT collection, arg_max(kind, noted_at), arg_max_null(children, noted_at) "
             f"FROM ({delta.select(site, 'collection')}) GROUP BY collection ORDER BY collection"
         ).fetchall()
     return {name: (kind, children) for name, kind, children in rows}
@@ -110,7 +110,7 @@ def tag(site: Site, collection: str, dataset_ids: Iterable[str], removed: bool =
             "collection": [collection] * len(ids),
             "dataset_id": ids,
             "removed": [removed] * len(ids),
-            "at": [now] * len(ids),
+            "noted_at": [now] * len(ids),
         },
         schema=schemas.table("association").arrow,
     )

@@ -93,7 +93,7 @@ def refetch(lake: Lake, site: Site | str, paths: Iterable[str]) -> Refetched:
                         result.healed[event.path] = event.source
                         result.failed.pop(event.path, None)
                         after = each.at + timedelta(microseconds=1)
-                        events += [replace(event, state="verified"), replace(event, state="ingested", at=after)]
+                        events += [replace(event, state="verified"), replace(event, state="ingested", noted_at=after)]
                 write(site, events)
             replicas = {path: found for path, found in replicas.items() if found and path not in result.healed}
         _record(site, registered, result)
@@ -124,6 +124,6 @@ def _record(site: Site, registered: dict[str, File], result: Refetched) -> None:
         "rule_id": rule_of(site), "campaign": None, "name": "refetch", "dataset_types": "*",
         "predicate": "lost or damaged here", "source": "*", "destination": site.name,
         "state": "STUCK" if result.failed else "OK", "reason": reason[:512] or None, "files": len(registered),
-        "bytes": sum(file.bytes for file in registered.values()), "at": datetime.now(UTC),
+        "bytes": sum(file.bytes for file in registered.values()), "noted_at": datetime.now(UTC),
     }  # fmt: skip
     delta.append(site, "rule", pa.Table.from_pylist([row], schema=schemas.table("rule").arrow))

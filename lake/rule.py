@@ -122,7 +122,7 @@ def write_rules(site: Site, changed: Sequence[Rule]) -> None:
         rows = []
         for rule in changed:
             types, reason = ",".join(rule.dataset_types), rule.reason and rule.reason[:512]
-            rows.append(vars(rule) | {"dataset_types": types, "reason": reason, "at": now})
+            rows.append(vars(rule) | {"dataset_types": types, "reason": reason, "noted_at": now})
         delta.append(site, "rule", pa.Table.from_pylist(rows, schema=schema))
 
 

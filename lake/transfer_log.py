@@ -29,7 +29,7 @@ class Event:
     bytes: int
     seconds: float | None = None
     reason: str | None = None
-    at: datetime | None = None
+    noted_at: datetime | None = None
 
 
 def write(site: Site, events: Sequence[Event], txn: tuple[str, int] | None = None) -> bool:
@@ -39,6 +39,6 @@ def write(site: Site, events: Sequence[Event], txn: tuple[str, int] | None = Non
     now = datetime.now(UTC)
     schema = schemas.table("transfer").arrow
     columns = {name: [getattr(event, name) for event in events] for name in schema.names}
-    columns["at"] = [at or now for at in columns["at"]]
+    columns["noted_at"] = [noted_at or now for noted_at in columns["noted_at"]]
     columns["reason"] = [reason and reason[:512] for reason in columns["reason"]]
     return delta.append(site, "transfer", pa.table(columns, schema=schema), txn)

@@ -24,6 +24,9 @@ SQL = Path(__file__).parent
 FOOTPRINT = ("visit_detector_patch", "visit_detector_region", "visit")
 #: Columns by which the footprint (visit_detector_patch) joins what is on the sky with what a visit saw.
 SPATIAL = ("instrument", "visit", "detector", "tract", "patch")
+#: The tables that tell what should be made of a quantum's inputs, and how their producers ended.
+PRODUCERS = ("expected_dataset", "attempt", "visit_detector_patch")
+ENDED_WELL = "made AS (SELECT quantum_id, bool_or(state IN ('succeeded', 'no_work')) AS done FROM attempt GROUP BY 1)"
 
 
 def connect(site: Site, tables: Iterable[str], prune: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -58,7 +61,7 @@ def _selected(dimensions: Iterable[str], alias: str = "") -> str:
 def predict(site: Site, pipeline: Pipeline, campaign: Campaign) -> tuple[pa.Table, pa.Table]:
     """All quanta of the campaign at a site and the datasets they should leave.
 
-    Returns tables in the declared schemas ``quantum`` (without ``at``) and ``expected_dataset``, ordered by task and data ID.
+    Returns tables in the declared schemas ``quantum`` (without ``noted_at``) and ``expected_dataset``, ordered by task and data ID.
     """
     share = campaign.sites[site.name]
     quanta, expected = [], []
@@ -158,14 +161,14 @@ def _join(pipeline: Pipeline, campaign: Campaign, task: Task, given: Input, tabl
 def idle_producers(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quanta: pa.Table) -> set[tuple[str, str]]:
     """(quantum_id, dataset type) where an input is missing because every quantum that could have made it found nothing to do."""
     idle: set[tuple[str, str]] = set()
-    with connect(site, ["expected_dataset", "attempt", "visit_detector_patch"]) as con:
+    with connect(site, PRODUCERS) as con:
         con.register("q", quanta)
         for given in task.inputs:
             if not (given.optional or given.calibration):
                 joined, params = _join(pipeline, campaign, task, given, "expected_dataset")
                 rows = con.execute(
-                    "WITH made AS (SELECT quantum_id, bool_or(state IN ('succeeded', 'no_work')) AS done FROM attempt GROUP BY 1) "
-                    f"SELECT e.quantum_id FROM (SELECT DISTINCT q.quantum_id, d.quantum_id AS producer {joined}) e "
+                    f"WITH {ENDED_WELL} SELECT e.quantum_id "
+                    f"FROM (SELECT DISTINCT q.quantum_id, d.quantum_id AS producer {joined}) e "
                     "LEFT JOIN made m ON m.quantum_id = e.producer GROUP BY 1 HAVING bool_and(coalesce(m.done, false))",
                     params,
                 ).fetchall()
@@ -173,17 +176,48 @@ def idle_producers(site: Site, pipeline: Pipeline, campaign: Campaign, task: Tas
     return idle
 
 
-def missing_inputs(task: Task, quanta: pa.Table, edges: pa.Table) -> dict[str, list[str]]:
-    """Quanta that cannot run, with the inputs they lack: {quantum_id: ['post_isr_image', 'flat']}."""
-    needed = [given.dataset_type for given in task.inputs if not given.optional]
+def missing_inputs(
+    site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quanta: pa.Table, edges: pa.Table
+) -> dict[str, list[str]]:
+    """Quanta that cannot run, with the inputs they lack: {quantum_id: ['post_isr_image', 'part of direct_warp']}.
+
+    An input is lacking when no dataset of it is registered. Unless it may be partial, a part of it is lacking when a dataset
+    that is predicted here is not registered, though its producer did not end well without it.
+    """
+    needed = [given for given in task.inputs if not given.optional]
     if not needed:
         return {}
-    with delta.cursor() as con:
+    names = [given.dataset_type for given in needed]
+    whole = [given for given in needed if not (given.partial or given.calibration) and _several(pipeline, task, given)]
+    with connect(site, ["dataset", *PRODUCERS] if whole else []) as con:
         con.register("q", quanta)
         con.register("e", edges)
-        con.register("n", pa.table({"dataset_type": needed, "position": list(range(len(needed)))}))
-        rows = con.execute(
-            "SELECT q.quantum_id, list(n.dataset_type ORDER BY n.position) FROM q CROSS JOIN n "
-            "ANTI JOIN e ON e.quantum_id = q.quantum_id AND e.dataset_type = n.dataset_type GROUP BY 1"
-        ).fetchall()
+        con.register("n", pa.table({"dataset_type": names, "position": list(range(len(names)))}))
+        lacking = con.sql(
+            "SELECT q.quantum_id, n.dataset_type AS what, n.position FROM q CROSS JOIN n "
+            "ANTI JOIN e ON e.quantum_id = q.quantum_id AND e.dataset_type = n.dataset_type"
+        ).to_arrow_table()
+        found = [lacking, *(_unmade(con, pipeline, campaign, task, given, names.index(given.dataset_type)) for given in whole)]
+        con.register("lacking", pa.concat_tables(found, promote_options="permissive"))
+        rows = con.sql("SELECT quantum_id, list(what ORDER BY position) FROM lacking GROUP BY 1").fetchall()
     return dict(rows)
+
+
+def _several(pipeline: Pipeline, task: Task, given: Input) -> bool:
+    """Whether one quantum may read more than one dataset of an input."""
+    return not set(pipeline.dataset_types[given.dataset_type].dimensions) <= set(columns(task.dimensions))
+
+
+def _unmade(
+    con: duckdb.DuckDBPyConnection, pipeline: Pipeline, campaign: Campaign, task: Task, given: Input, position: int
+) -> pa.Table:
+    """Quanta for which a predicted dataset of an input is not registered, though its producer did not end well without it."""
+    joined, params = _join(pipeline, campaign, task, given, "expected_dataset")
+    return con.sql(
+        f"WITH {ENDED_WELL} SELECT DISTINCT x.quantum_id, 'part of ' || $type AS what, {position}::BIGINT AS position "
+        f"FROM (SELECT DISTINCT q.quantum_id, d.dataset_id, d.quantum_id AS producer {joined}) x "
+        "ANTI JOIN dataset p ON p.dataset_id = x.dataset_id LEFT JOIN made m ON m.quantum_id = x.producer "
+        "SEMI JOIN e ON e.quantum_id = x.quantum_id AND e.dataset_type = $type "
+        "WHERE NOT coalesce(m.done, false)",
+        params=params,
+    ).to_arrow_table()

@@ -44,7 +44,7 @@ class Journal:
     def write(self, table: str, /, **event: Any) -> None:
         """Note an event; ``campaign`` and ``at`` are filled in."""
         with self._lock:
-            self._waiting[table].append({"campaign": self.campaign, "at": now(), **event})
+            self._waiting[table].append({"campaign": self.campaign, "noted_at": now(), **event})
             if time.monotonic() - self._flushed > self.seconds:
                 self._flush()
 
@@ -67,7 +67,7 @@ def latest(lake: Lake, table: str, keys: str, campaign: str) -> list[dict[str, A
         delta.view(con, lake.central, table)
         found = con.sql(
             f"SELECT * FROM {table} WHERE campaign = $campaign QUALIFY row_number() OVER "
-            f'(PARTITION BY {keys} ORDER BY "at" DESC) = 1 ORDER BY {keys}',
+            f"(PARTITION BY {keys} ORDER BY noted_at DESC) = 1 ORDER BY {keys}",
             params={"campaign": campaign},
         ).to_arrow_table()
     rows: list[dict[str, Any]] = found.to_pylist()

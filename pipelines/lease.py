@@ -58,7 +58,7 @@ def current(lake: Lake, campaign: str) -> dict[str, Any] | None:
     with delta.cursor() as con:
         delta.view(con, lake.central, "lease")
         rows = con.sql(
-            'SELECT * FROM lease WHERE campaign = $c ORDER BY "at" DESC LIMIT 1', params={"c": campaign}
+            "SELECT * FROM lease WHERE campaign = $c ORDER BY noted_at DESC LIMIT 1", params={"c": campaign}
         ).to_arrow_table()
     found: list[dict[str, Any]] = rows.to_pylist()
     return found[0] if found else None
@@ -89,7 +89,7 @@ class Lease:
         at = now()
         row = {
             "campaign": self.campaign, "token": self.token, "holder": _identity(), "state": state,
-            "expires_at": at + LASTS, "at": at,
+            "expires_at": at + LASTS, "noted_at": at,
         }  # fmt: skip
         rows = pa.Table.from_pylist([row], schema=schemas.table("lease").arrow)
         done = delta.append(self.lake.central, "lease", rows, (self._app, number))

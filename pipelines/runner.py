@@ -95,8 +95,8 @@ class SiteRunner:
         if versions == self._predicted:
             return 0
         quanta, expected = graph.predict(self.site, self.pipeline, self.campaign)
-        stamp = pa.array([now()] * quanta.num_rows, schemas.table("quantum").arrow.field("at").type)
-        given = {"quantum": quanta.append_column("at", stamp), "expected_dataset": expected}
+        stamp = pa.array([now()] * quanta.num_rows, schemas.table("quantum").arrow.field("noted_at").type)
+        given = {"quantum": quanta.append_column("noted_at", stamp), "expected_dataset": expected}
         new = {}
         for table in ("expected_dataset", "quantum"):  # quanta last: a quantum that is known has its outputs known
             with graph.connect(self.site, [table]) as con:
@@ -191,7 +191,7 @@ class SiteRunner:
 
     def _ready(self, task: Task, quanta: pa.Table, edges: pa.Table) -> pa.Table:
         """The quanta that have their inputs; what became of the others is noted, unless it is known already."""
-        missing = graph.missing_inputs(task, quanta, edges)
+        missing = graph.missing_inputs(self.site, self.pipeline, self.campaign, task, quanta, edges)
         if not missing:
             return quanta
         lacking = pc.is_in(quanta["quantum_id"], pa.array(list(missing), pa.string()))
@@ -228,7 +228,7 @@ class SiteRunner:
             publish.Batch(
                 datasets=pa.Table.from_pylist(stamped, schema=schemas.table("dataset").arrow),
                 attempts=pa.Table.from_pylist(
-                    [{"campaign": self.campaign.name, "software": self.fingerprint, "at": at, **row} for row in attempts],
+                    [{"campaign": self.campaign.name, "software": self.fingerprint, "noted_at": at, **row} for row in attempts],
                     schema=schemas.table("attempt").arrow,
                 ),
             )
@@ -260,7 +260,7 @@ class SiteRunner:
         return {
             **self._attempt(task, row["quantum_id"], row["job"], int(row["tried"]) + 1),
             "state": "no_work" if nothing else "blocked",
-            "reason": f"no {', '.join(missing)}" + (": nothing was found to make them from" if nothing else ""),
+            "reason": f"lacks {', '.join(missing)}" + (": nothing was found to make them from" if nothing else ""),
         }  # fmt: skip
 
     def _quanta(self, task: Task, only: Iterable[str]) -> pa.Table:

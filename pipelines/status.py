@@ -20,7 +20,14 @@ def campaign_state(lake: Lake, name: str) -> dict[str, Any]:
     alive = held is not None and held["state"] == "held" and held["expires_at"] > now() and not lease.dead(held["holder"])
     driver = held["holder"].partition(" start ")[0] if held and alive else None
     state = "interrupted" if event["state"] == "running" and not alive else event["state"]
-    return {"campaign": name, "state": state, "since": event["at"], "who": event["who"], "why": event["why"], "driver": driver}
+    return {
+        "campaign": name,
+        "state": state,
+        "since": event["noted_at"],
+        "who": event["who"],
+        "why": event["why"],
+        "driver": driver,
+    }
 
 
 def steps(lake: Lake, name: str, site: str | None = None) -> Rows:
@@ -64,8 +71,8 @@ def quantum(lake: Lake, quantum_id: str) -> Rows:
     for member in lake.sites.values():
         with graph.connect(member, ["attempt"]) as con:
             found = con.sql(
-                'SELECT "at", quantum_id, task, job, attempt, state, seconds, peak_memory_mb, host, reason FROM attempt '
-                'WHERE starts_with(quantum_id, $id) ORDER BY "at"',
+                "SELECT noted_at, quantum_id, task, job, attempt, state, seconds, peak_memory_mb, host, reason FROM attempt "
+                "WHERE starts_with(quantum_id, $id) ORDER BY noted_at",
                 params={"id": quantum_id},
             ).to_arrow_table()
         rows += [{"site": member.name, **row} for row in found.to_pylist()]

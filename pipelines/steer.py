@@ -58,14 +58,14 @@ def retry(lake: Lake, campaign: str, step: str, site: str | None, why: str | Non
             delta.view(con, target, "attempt")
             failed = con.sql(
                 "SELECT quantum_id, task, job FROM attempt WHERE campaign = $campaign AND step = $step GROUP BY ALL "
-                "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, \"at\") IN ('failed', 'blocked') "
+                "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, noted_at) IN ('failed', 'blocked') "
                 "ORDER BY 1",
                 params={"campaign": campaign, "step": step},
             ).to_arrow_table()
         rows = [
             {
                 "quantum_id": row["quantum_id"], "campaign": campaign, "step": step, "task": row["task"], "job": row["job"],
-                "attempt": 0, "state": "reset", "reason": f"{who()}: {why or 'retry'}", "at": now(),
+                "attempt": 0, "state": "reset", "reason": f"{who()}: {why or 'retry'}", "noted_at": now(),
             }
             for row in failed.to_pylist()
         ]  # fmt: skip

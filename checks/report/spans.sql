@@ -2,10 +2,10 @@
 -- inputs: step (events); $campaign
 -- grain: one row per stretch of running; begin and end in seconds since the campaign's first event
 WITH event AS (
-    SELECT step, site, state, "at", lead("at") OVER (PARTITION BY step, site ORDER BY "at") AS until,
-           min("at") OVER () AS first
+    SELECT step, site, state, noted_at, lead(noted_at) OVER (PARTITION BY step, site ORDER BY noted_at) AS until,
+           min(noted_at) OVER () AS first
     FROM step WHERE campaign = $campaign
 )
-SELECT step, site, epoch("at" - first) AS "begin", epoch(until - first) AS "end"
+SELECT step, site, epoch(noted_at - first) AS "begin", epoch(until - first) AS "end"
 FROM event WHERE state = 'running' AND until IS NOT NULL
 ORDER BY "begin", step, site

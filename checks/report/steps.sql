@@ -2,11 +2,11 @@
 -- inputs: step (events), quantum_state; $campaign
 -- grain: one row per step and site; wall: seconds between "running" and what followed, cpu: seconds inside quanta
 WITH event AS (
-    SELECT step, site, state, "at", lead("at") OVER (PARTITION BY step, site ORDER BY "at") AS until
+    SELECT step, site, state, noted_at, lead(noted_at) OVER (PARTITION BY step, site ORDER BY noted_at) AS until
     FROM step WHERE campaign = $campaign
 ),
 stood AS (
-    SELECT step, site, arg_max(state, "at") AS state, sum(epoch(until - "at")) FILTER (state = 'running') AS wall
+    SELECT step, site, arg_max(state, noted_at) AS state, sum(epoch(until - noted_at)) FILTER (state = 'running') AS wall
     FROM event GROUP BY step, site
 ),
 counted AS (

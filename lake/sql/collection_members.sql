@@ -4,7 +4,7 @@
 WITH tagged AS (
     SELECT collection, dataset_id
     FROM association
-    QUALIFY row_number() OVER (PARTITION BY collection, dataset_id ORDER BY "at" DESC) = 1 AND NOT removed
+    QUALIFY row_number() OVER (PARTITION BY collection, dataset_id ORDER BY noted_at DESC) = 1 AND NOT removed
 ),
 members AS (
     SELECT d.*, s.collection, s.position

@@ -2,10 +2,10 @@
 -- Inputs: datasets (run), theirs and ours (the table collection of the source and of the destination).
 -- Grain: one row per collection, as the source defines it now; a definition of the destination's own that is newer stays.
 WITH RECURSIVE their_now AS (
-    SELECT * FROM theirs QUALIFY row_number() OVER (PARTITION BY collection ORDER BY "at" DESC) = 1
+    SELECT * FROM theirs QUALIFY row_number() OVER (PARTITION BY collection ORDER BY noted_at DESC) = 1
 ),
 our_now AS (
-    SELECT * FROM ours QUALIFY row_number() OVER (PARTITION BY collection ORDER BY "at" DESC) = 1
+    SELECT * FROM ours QUALIFY row_number() OVER (PARTITION BY collection ORDER BY noted_at DESC) = 1
 ),
 needed AS (
     SELECT run AS collection FROM datasets
@@ -19,5 +19,5 @@ FROM their_now t
 SEMI JOIN needed USING (collection)
 LEFT JOIN our_now o USING (collection)
 WHERE o.collection IS NULL
-   OR ((o.kind, o.children) IS DISTINCT FROM (t.kind, t.children) AND o."at" < t."at")
+   OR ((o.kind, o.children) IS DISTINCT FROM (t.kind, t.children) AND o.noted_at < t.noted_at)
 ORDER BY t.collection

@@ -1,5 +1,5 @@
 -- Makes: parked_events, the events that a judged batch adds to parked.
--- Inputs: judged, parked_now; variable 'at'.
+-- Inputs: judged, parked_now; variable 'now'.
 -- Grain: one row per dataset that is parked or rejected for a reason not yet noted, or that is admitted at last.
 CREATE OR REPLACE TEMP TABLE parked_events AS
 SELECT
@@ -14,7 +14,7 @@ SELECT
         'bytes': j.bytes, 'rows': j.rows, 'checksum': j.checksum, 'file_bytes': j.file_bytes,
         'file_checksum': j.file_checksum, 'origin': j.origin, 'quantum_id': j.quantum_id, 'registered_at': j.registered_at
     })::VARCHAR AS record,
-    getvariable('now') AS "at"
+    getvariable('now') AS noted_at
 FROM judged j
 LEFT JOIN parked_now p ON p.dataset_id = j.dataset_id AND p.checksum = j.checksum
 WHERE (j.nth = 1 OR j.verdict = 'rejected') AND CASE

@@ -5,5 +5,5 @@ CREATE OR REPLACE TEMP VIEW parked_now AS
 SELECT *, record ->> 'checksum' AS checksum
 FROM parked
 QUALIFY row_number() OVER (
-    PARTITION BY dataset_id, record ->> 'checksum' ORDER BY "at" DESC, state IN ('admitted', 'resolved') DESC
+    PARTITION BY dataset_id, record ->> 'checksum' ORDER BY noted_at DESC, state IN ('admitted', 'resolved') DESC
 ) = 1;

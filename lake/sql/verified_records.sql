@@ -8,7 +8,7 @@ FROM (
     FROM transfer
     QUALIFY row_number() OVER (
         PARTITION BY rule_id, path
-        ORDER BY "at" DESC, attempt DESC,
+        ORDER BY noted_at DESC, attempt DESC,
                  list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC
     ) = 1
 ) t

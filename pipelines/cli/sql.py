@@ -24,7 +24,7 @@ def command(lake: Path, statement: str | None, file: str | None, sites: tuple[st
     \b
     A table's name is the union over the sites with a leading column site; "SITE".table is one site's own.
     SHOW TABLES lists tables and views; rule_now, transfer_now, parked_now, quantum_state, step_now and the like
-    are views of the present state. Words that SQL reserves need quotes: "group", "at".
+    are views of the present state. Words that SQL reserves need quotes, such as "group".
 
     \b
     Examples:

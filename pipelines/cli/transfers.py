@@ -28,7 +28,7 @@ BY_LINK = """
     ORDER BY source, destination
 """
 FAILURES = """
-    SELECT r.name AS rule, t.path, t.source, t.destination, t.state, t.attempt, t.bytes, t.reason, t."at"
+    SELECT r.name AS rule, t.path, t.source, t.destination, t.state, t.attempt, t.bytes, t.reason, t.noted_at
     FROM transfer_now t
     JOIN rule_now r USING (site, rule_id)
     WHERE t.state IN ('failed', 'parked') AND ($campaign IS NULL OR r.campaign = $campaign)

@@ -117,7 +117,7 @@ def predict(site: Site, campaign: Campaign) -> None:
         return
     quanta, expected = graph.predict(site, definition.load(), campaign)
     at = pa.array([datetime.now(UTC)] * quanta.num_rows, pa.timestamp("us", "UTC"))
-    delta.append(site, "quantum", schemas.conform("quantum", quanta.append_column("at", at)))
+    delta.append(site, "quantum", schemas.conform("quantum", quanta.append_column("noted_at", at)))
     delta.append(site, "expected_dataset", expected)
 
 
@@ -145,7 +145,7 @@ def run(site: Site, campaign: Campaign, step: str, products: PaperProducts, deci
             "peak_memory_mb": 100.0,
             "host": "paper",
             "software": "paper",
-            "at": datetime.now(UTC),
+            "noted_at": datetime.now(UTC),
         }
         for q in quanta
     ]

@@ -17,7 +17,7 @@ from pipelines import registration
 
 def findings(site: Site) -> list[tuple[str, str]]:
     with delta.connect() as con:
-        return delta.relation(con, site, "finding").order('"at", path').project("path, state").fetchall()
+        return delta.relation(con, site, "finding").order("noted_at, path").project("path, state").fetchall()
 
 
 def states(report: audit.AuditReport) -> dict[str, str]:

@@ -45,7 +45,7 @@ def attempt(site: Site, task: str, state: str, where: str = "true") -> int:
         quanta = con.sql(f"FROM ({delta.select(site, 'quantum')}) WHERE task = '{task}' AND {where}").to_arrow_table()
     rows = [
         {**{c: q[c] for c in ("quantum_id", "campaign", "step", "task", "job")}, "attempt": 2, "state": state}
-        | {"reason": "because", "at": now()}
+        | {"reason": "because", "noted_at": now()}
         for q in quanta.to_pylist()
     ]
     delta.append(site, "attempt", pa.Table.from_pylist(rows, schema=schemas.table("attempt").arrow))
@@ -120,7 +120,7 @@ def test_more_failures_than_were_accepted_are_open_again(begun: Lake) -> None:
 
 def test_tolerated_failures_reconcile(begun: Lake) -> None:
     text = paper_lake.TEXT + "tolerate: {step1: 0.9}\n"
-    event = {"campaign": "paper", "state": "running", "definition": text, "who": "op@host", "why": None, "at": now()}
+    event = {"campaign": "paper", "state": "running", "definition": text, "who": "op@host", "why": None, "noted_at": now()}
     delta.append(begun.central, "campaign", pa.Table.from_pylist([event], schema=schemas.table("campaign").arrow))
     assert all(r["reconciled"] for r in ledger.ledger(begun, "paper").rows if r["unsuccessful"])
 

@@ -75,7 +75,7 @@ def content(site: Site) -> dict[str, Any]:
     tables = ("dataset", "attempt", "parked", "isolated_star", "visit_table")
     found = {
         table: sorted(
-            str({k: v for k, v in row.items() if k not in ("registered_at", "at", "record")}) for row in rows(site, table)
+            str({k: v for k, v in row.items() if k not in ("registered_at", "noted_at", "record")}) for row in rows(site, table)
         )
         for table in tables
     }

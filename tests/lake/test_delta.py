@@ -28,7 +28,8 @@ def site(tmp_path: Path) -> Site:
 
 def metrics(*values: float, **columns: Any) -> pa.Table:
     rows = [
-        {"campaign": "c", "metric": "m", "value": v, "at": START + timedelta(seconds=i)} | columns for i, v in enumerate(values)
+        {"campaign": "c", "metric": "m", "value": v, "noted_at": START + timedelta(seconds=i)} | columns
+        for i, v in enumerate(values)
     ]
     return pa.Table.from_pylist(rows, schema=schemas.table("metric").arrow)
 
@@ -60,7 +61,7 @@ def test_rows_come_back_as_declared(site: Site) -> None:
     given = metrics(1.5, -2.0, math.inf)
     assert delta.append(site, "metric", given, metadata={"campaign": "c"})
     with delta.connect() as con:
-        found = delta.relation(con, site, "metric").order('"at"').to_arrow_table()
+        found = delta.relation(con, site, "metric").order("noted_at").to_arrow_table()
     schemas.check("metric", found.schema)
     assert found.to_pylist() == given.to_pylist()
     assert delta.append(site, "metric", given.slice(0, 0)) and delta.version(site, "metric") == 1

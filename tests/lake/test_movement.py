@@ -32,7 +32,7 @@ def ids(lake: Lake, site: str, kind: str = "raw") -> list[str]:
 
 
 def states(lake: Lake, site: str, path: str) -> list[str]:
-    sql = "SELECT state FROM transfer WHERE path = $path ORDER BY \"at\", state = 'verified'"
+    sql = "SELECT state FROM transfer WHERE path = $path ORDER BY noted_at, state = 'verified'"
     with query.connect(lake, [site]) as con:
         return con.table(sql, {"path": path})["state"].to_pylist()
 

@@ -21,7 +21,7 @@ def transfer(site, *events: tuple[str, str, int]) -> None:
     rows = [
         {
             "rule_id": "r", "path": path, "source": "USDF", "destination": site.name, "state": state, "attempt": 1,
-            "bytes": 10, "at": BEGIN + timedelta(seconds=second),
+            "bytes": 10, "noted_at": BEGIN + timedelta(seconds=second),
         }
         for path, state, second in events
     ]  # fmt: skip

@@ -10,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import toy
+import yaml
 
 import schemas
 from lake import delta, registry
 from lake.site import Site
 from pipelines import definition, graph
 from pipelines.definition import Pipeline, Task
+from pipelines.journal import now
 
 VISITS = 4
 
@@ -220,11 +222,11 @@ def test_calibrations_by_time(done) -> None:
 
 
 def test_what_is_missing(done, pipeline: Pipeline) -> None:
-    _, quanta, edges = done
+    site, quanta, edges = done
 
     def missing(label: str, by: str) -> dict[Any, list[str]]:
         keys = {row["quantum_id"]: tuple(row[c] for c in by.split()) for row in quanta[label].to_pylist()}
-        lacking = graph.missing_inputs(task(pipeline, label), quanta[label], edges[label])
+        lacking = graph.missing_inputs(site, pipeline, toy.campaign(), task(pipeline, label), quanta[label], edges[label])
         return {keys[quantum]: names for quantum, names in lacking.items()}
 
     assert missing("isr", "exposure detector") == {}
@@ -233,8 +235,33 @@ def test_what_is_missing(done, pipeline: Pipeline) -> None:
     assert missing("warp", "visit patch") == {(2, 1): ["post_isr_image"]}
     assert missing("subtract", "visit detector tract") == {(2, 1, 1): ["post_isr_image"]}
     empty = edges["warp"].slice(0, 0)
-    both = graph.missing_inputs(task(pipeline, "warp"), quanta["warp"], empty)
+    both = graph.missing_inputs(site, pipeline, toy.campaign(), task(pipeline, "warp"), quanta["warp"], empty)
     assert len(both) == 10 and set(map(tuple, both.values())) == {("post_isr_image", "isolated_star")}
+
+
+def test_an_input_that_may_not_be_partial(tmp_path: Path) -> None:
+    """One of a visit's two images is there: the visit waits for the other, unless that one had nothing to give."""
+    document = yaml.safe_load(toy.PIPELINE)
+    document["tasks"]["summarize"]["inputs"] = {"post_isr_image": {}}
+    strict, campaign = definition.parse(document, "strict"), toy.campaign()
+    site = toy.lake(tmp_path / "lake", 1, raws=True).central
+    predicted, expected = graph.predict(site, strict, campaign)
+    delta.append(site, "expected_dataset", expected)
+    image = {**toy.night(1), "visit": 1, "detector": 0}
+    toy.register(site, "post_isr_image", "toy/step1", [(image, "made")])
+    summarize, quanta = task(strict, "summarize"), of(predicted, "summarize")
+
+    def missing() -> list[list[str]]:
+        edges = graph.resolve(site, strict, campaign, summarize, quanta)
+        return list(graph.missing_inputs(site, strict, campaign, summarize, quanta, edges).values())
+
+    assert missing() == [["part of post_isr_image"]]
+    other = next(row for row in of(predicted, "isr").to_pylist() if row["detector"] == 1)
+    for state in ("failed", "no_work"):
+        ended = {"quantum_id": other["quantum_id"], "campaign": "toy", "step": "step1", "task": "isr", "job": "j", "attempt": 1}
+        noted = ended | {"state": state, "noted_at": now(), "software": "x"}
+        delta.append(site, "attempt", pa.Table.from_pylist([noted], schema=schemas.table("attempt").arrow))
+        assert missing() == ([["part of post_isr_image"]] if state == "failed" else [])
 
 
 def test_another_instrument_with_the_same_visit_numbers(tmp_path: Path, pipeline: Pipeline) -> None:

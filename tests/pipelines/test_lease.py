@@ -60,7 +60,7 @@ def heard(process: subprocess.Popen[str]) -> str:
 def events(lake: Lake) -> list[tuple[str, str]]:
     with delta.connect() as con:
         delta.view(con, lake.central, "lease")
-        return con.execute('SELECT campaign, state FROM lease ORDER BY "at"').fetchall()
+        return con.execute("SELECT campaign, state FROM lease ORDER BY noted_at").fetchall()
 
 
 def test_a_second_driver_is_refused_and_told_who_holds(lake: Lake) -> None:

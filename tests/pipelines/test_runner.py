@@ -38,7 +38,7 @@ def attempts(site: Site) -> dict[str, list[tuple[int, str, str]]]:
             delta.view(con, site, table)
         rows = con.execute(
             "SELECT visit || '.' || detector, attempt, state, coalesce(reason, '') FROM attempt JOIN quantum USING (quantum_id) "
-            "WHERE quantum.task = 'isr' ORDER BY 1, attempt.\"at\", attempt"
+            "WHERE quantum.task = 'isr' ORDER BY 1, attempt.noted_at, attempt"
         ).fetchall()
     found: dict[str, list[tuple[int, str, str]]] = {}
     for key, *event in rows:
@@ -126,7 +126,7 @@ def test_a_job_that_goes_on_and_a_step_that_is_blocked(ran: Lake) -> None:
         assert con.execute("SELECT visit, nDetector FROM visit_table ORDER BY visit").fetchall() == [(1, 1), (2, 1), (3, 1), (5, 2)]
         delta.view(con, ran.central, "attempt")
         blocked = con.execute("SELECT reason FROM attempt WHERE state = 'blocked'").fetchall()
-    assert blocked == [("no post_isr_image",)]
+    assert blocked == [("lacks post_isr_image",)]
 
 
 def test_nothing_to_do_without_any_light(tmp_path: Path) -> None:

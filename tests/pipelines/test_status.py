@@ -54,7 +54,7 @@ def test_failures(lake: Lake) -> None:
     assert [(row["visit"], row["detector"], row["tried"]) for row in rows] == [(1, 0, 2), (1, 1, 2)]
     assert all(row["reason"].startswith("ValueError: the pixels are broken") for row in rows)
     (blocked,) = status.failures(lake, "toy", "step2a")
-    assert (blocked["visit"], blocked["tried"], blocked["reason"]) == (1, 0, "no post_isr_image")
+    assert (blocked["visit"], blocked["tried"], blocked["reason"]) == (1, 0, "lacks post_isr_image")
     assert len(status.failures(lake, "toy", None)) == 3
     assert status.failures(lake, "toy", "step3") == []
 

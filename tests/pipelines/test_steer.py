@@ -55,7 +55,7 @@ def test_what_cannot_be_decided(lake: Lake, step: str, site: str | None, error: 
     ):
         with pytest.raises(error, match=words):
             act()
-    assert len(latest(lake, "step", 'step, site, "at"', "c")) == 2
+    assert len(latest(lake, "step", "step, site, noted_at", "c")) == 2
 
 
 def test_states_of_a_campaign(lake: Lake) -> None:

@@ -65,7 +65,7 @@ def metric(**change: Any) -> pa.Table:
     schema = schemas.table("metric").arrow
     blank = {"campaign": "c", "metric": "m", "value": 1.0}
     columns = {f.name: pa.array([blank.get(f.name)], f.type) for f in schema}
-    columns["at"] = pa.array([0], pa.timestamp("us", "UTC"))
+    columns["noted_at"] = pa.array([0], pa.timestamp("us", "UTC"))
     return pa.table({name: array for name, array in (columns | change).items() if array is not None})
 
 
@@ -76,7 +76,7 @@ def metric(**change: Any) -> pa.Table:
         ({"more": pa.array([1])}, "column 'more' is not declared"),
         ({"value": pa.array([1.0], pa.float32())}, "column 'value' is float, declared double"),
         ({"tract": pa.array([1], pa.int64())}, "column 'tract' is int64, declared int32"),
-        ({"at": pa.array([0], pa.timestamp("us"))}, r"column 'at' is timestamp\[us\]"),
+        ({"noted_at": pa.array([0], pa.timestamp("us"))}, r"column 'noted_at' is timestamp\[us\]"),
         ({"campaign": None, "more": pa.array([1])}, "'campaign' is missing; column 'more' is not declared"),
     ],
 )
@@ -105,9 +105,9 @@ def test_conform_orders_and_casts_safely() -> None:
     given = metric(tract=pa.array([9469], pa.int64()), value=pa.array([2.5], pa.float32()), unit=None)
     conformed = schemas.conform("metric", given.select(given.column_names[::-1]))
     assert conformed.schema == schemas.table("metric").arrow
-    assert conformed.to_pylist()[0] | {"at": None} == {
+    assert conformed.to_pylist()[0] | {"noted_at": None} == {
         "campaign": "c", "metric": "m", "site": None, "tract": 9469, "visit": None, "band": None, "value": 2.5, "unit": None,
-        "at": None,
+        "noted_at": None,
     }  # fmt: skip
 
 

@@ -4,6 +4,6 @@ SELECT * EXCLUDE (removed)
 FROM (
     SELECT *
     FROM association
-    QUALIFY row_number() OVER (PARTITION BY site, collection, dataset_id ORDER BY "at" DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY site, collection, dataset_id ORDER BY noted_at DESC) = 1
 )
 WHERE NOT removed

@@ -2,4 +2,4 @@
 -- Inputs: campaign (append-only events, central site). Grain: one row per (site, campaign).
 SELECT *
 FROM campaign
-QUALIFY row_number() OVER (PARTITION BY site, campaign ORDER BY "at" DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY site, campaign ORDER BY noted_at DESC) = 1

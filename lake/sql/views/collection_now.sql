@@ -2,4 +2,4 @@
 -- Inputs: collection (append-only). Grain: one row per (site, collection).
 SELECT *
 FROM collection
-QUALIFY row_number() OVER (PARTITION BY site, collection ORDER BY "at" DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY site, collection ORDER BY noted_at DESC) = 1

@@ -2,4 +2,4 @@
 -- Inputs: group (append-only events, central site). Grain: one row per (campaign, step, site, group).
 SELECT *
 FROM "group"
-QUALIFY row_number() OVER (PARTITION BY campaign, step, site, "group" ORDER BY "at" DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY campaign, step, site, "group" ORDER BY noted_at DESC) = 1

@@ -4,5 +4,5 @@ SELECT *
 FROM job
 QUALIFY row_number() OVER (
     PARTITION BY campaign, site, job
-    ORDER BY attempt DESC, "at" DESC, list_position(['running', 'failed', 'succeeded'], state) DESC
+    ORDER BY attempt DESC, noted_at DESC, list_position(['running', 'failed', 'succeeded'], state) DESC
 ) = 1

@@ -4,5 +4,5 @@ SELECT *
 FROM parked
 QUALIFY row_number() OVER (
     PARTITION BY site, dataset_id, record ->> 'checksum'
-    ORDER BY "at" DESC, list_position(['parked', 'rejected', 'admitted', 'resolved'], state) DESC
+    ORDER BY noted_at DESC, list_position(['parked', 'rejected', 'admitted', 'resolved'], state) DESC
 ) = 1

@@ -4,7 +4,7 @@
 -- rate is bytes verified per second between the first and the last verified file of the rule's latest activity
 -- (a pause of more than a minute starts a new one); eta is the seconds left at that rate, null where no rate is known.
 WITH current_rule AS (
-    SELECT * FROM rule QUALIFY row_number() OVER (PARTITION BY site, rule_id ORDER BY "at" DESC) = 1
+    SELECT * FROM rule QUALIFY row_number() OVER (PARTITION BY site, rule_id ORDER BY noted_at DESC) = 1
 ),
 wanted AS (
     SELECT
@@ -21,7 +21,7 @@ current_file AS (
     FROM transfer
     QUALIFY row_number() OVER (
         PARTITION BY site, rule_id, path
-        ORDER BY "at" DESC, attempt DESC,
+        ORDER BY noted_at DESC, attempt DESC,
                  list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC
     ) = 1
 ),
@@ -55,20 +55,20 @@ files AS (
 ),
 landed AS (
     SELECT
-        site, rule_id, "at", bytes, coalesce(seconds, 0) AS seconds,
-        "at" - lag("at") OVER (PARTITION BY site, rule_id ORDER BY "at") > INTERVAL 1 MINUTE AS pause
+        site, rule_id, noted_at, bytes, coalesce(seconds, 0) AS seconds,
+        noted_at - lag(noted_at) OVER (PARTITION BY site, rule_id ORDER BY noted_at) > INTERVAL 1 MINUTE AS pause
     FROM transfer
     WHERE state = 'verified'
 ),
 activity AS (
-    SELECT *, sum(coalesce(pause, false)::INT) OVER (PARTITION BY site, rule_id ORDER BY "at") AS spell
+    SELECT *, sum(coalesce(pause, false)::INT) OVER (PARTITION BY site, rule_id ORDER BY noted_at) AS spell
     FROM landed
 ),
 speed AS (
     SELECT
         site, rule_id,
-        sum(bytes) / greatest(epoch(max("at")) - epoch(min("at")) + max_by(seconds, -epoch("at")), 1e-3) AS rate,
-        max("at") AS last_at
+        sum(bytes) / greatest(epoch(max(noted_at)) - epoch(min(noted_at)) + max_by(seconds, -epoch(noted_at)), 1e-3) AS rate,
+        max(noted_at) AS last_at
     FROM activity
     GROUP BY site, rule_id, spell
     QUALIFY row_number() OVER (PARTITION BY site, rule_id ORDER BY spell DESC) = 1

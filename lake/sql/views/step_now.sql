@@ -2,4 +2,4 @@
 -- Inputs: step (append-only events, central site). Grain: one row per (campaign, step, site).
 SELECT *
 FROM step
-QUALIFY row_number() OVER (PARTITION BY campaign, step, site ORDER BY "at" DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY campaign, step, site ORDER BY noted_at DESC) = 1
