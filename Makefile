@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench faults clean
+.PHONY: demo test check bench faults peers clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/drp demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -33,5 +33,12 @@ faults: $(VENV)/.test
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
+peers: .peers/butler/.installed
+
+.peers/butler/.installed:
+	$(PYTHON) -m venv .peers/butler
+	.peers/butler/bin/pip install --quiet "lsst-daf-butler==30.2026.4300"
+	touch $@
+
 clean:
-	rm -rf $(VENV) drp-demo *.egg-info
+	rm -rf $(VENV) .peers drp-demo *.egg-info
