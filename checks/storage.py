@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import schemas
-from lake import datastore, delta
+from lake import datastore, delta, release
+from lake.janitor import UNFINISHED
 from lake.site import LakeError, Site, table_dir
 
 Progress = Callable[[int, int], None]
 ROOTS = ("files", "tables")
 #: Threads that read files for their checksums: hashing releases the interpreter lock, and disks like company.
 WORKERS = min(4, os.cpu_count() or 1)
-#: What belongs into a Delta log, and how unfinished files are named (this project's, delta-rs' and its object store's).
+#: What belongs into a Delta log.
 LOG_FILE = re.compile(r"\d{20}\.json|\d{20}\.checkpoint(\.\d+\.\d+)?\.parquet|\d{20}\.crc|_last_checkpoint")
-UNFINISHED = re.compile(r"\.tmp-.*|.*#\d+|.*\.tmp")
 
 STORAGE = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("age", pa.float64()), ("kind", pa.string())])
 LIVE = pa.schema([("path", pa.string()), ("table", pa.string()), ("catalogue", pa.bool_())])
@@ -95,8 +95,10 @@ def live(site: Site) -> pa.Table:
 
 
 def retired(site: Site, strays: list[str]) -> set[str]:
-    """Data files of event tables that were merged into others: their log took them out, sweep() removes them."""
+    """Data files that tables gave up: merged into others (their log took them out, upkeep removes them), or kept by a release."""
     found: set[str] = set()
+    for name in schemas.tables() if strays else ():
+        found |= {site.relative(path) for path in release.paths(site, name)}
     for name, schema in schemas.tables().items():
         prefix = table_dir(name) + "/"
         if schema.subject == "catalogues" or not any(path.startswith(prefix) for path in strays):

@@ -1,4 +1,8 @@
-"""Commits to Delta tables: opened afresh, guarded by an application transaction, retried, durable when acknowledged."""
+"""Commits to Delta tables: opened afresh, guarded by an application transaction, retried, durable when acknowledged.
+
+The library lets two writers take the same file out of a table, each putting its own copy of the rows back. So every
+commit that takes files out carries the application transaction REMOVAL with the next number: of two, one is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,37 @@ import json
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaProtocolError, TableNotFoundError
 from deltalake.exceptions import DeltaError as DeltaLibraryError
 from deltalake.transaction import AddAction, RemoveAction
 
 import schemas
 from lake.parquet import AddFile, DeltaError, partition_of
-from lake.site import Site, fsync_dir, fsync_file, one_line
+from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 
-#: A handle reads every commit since the last checkpoint (0.25 ms each): make them often. Logs outlive any campaign.
-CONFIGURATION = {"delta.checkpointInterval": "20", "delta.logRetentionDuration": "interval 1000 days"}
+#: The library removes nothing by itself: lake.upkeep does, durably. Checkpoints remember removed files for as long as that waits.
+CONFIGURATION = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 1000 days",
+    "delta.deletedFileRetentionDuration": "interval 1 days",
+}
+#: A handle reads every commit since the last checkpoint (0.25 ms each): make one after so many commits.
+CHECKPOINT_EVERY = 20
+REMOVAL = "removal"
 ATTEMPTS = 12
+#: Checkpoints are made here, after the commit and durable: one that fails must not make the commit look failed.
+_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 REFUSED_FEATURES = {"deletionVectors", "columnMapping", "v2Checkpoint", "v2Checkpoint-preview"}
+
+
+class Overtaken(DeltaError):
+    """Files that were to be taken out of a table are not in it any more: another writer was first, nothing was changed."""
 
 
 def open_table(site: Site, table: str) -> DeltaTable | None:
@@ -106,16 +124,19 @@ def commit(
 
     The guard holds only when the handle that was asked for the transaction is the one that commits: a given ``handle``
     serves the first try, every other try opens its own. ``skip_live`` leaves out files that are in the table.
+    Overtaken when a file of ``removed`` is not in the table.
     """
     schema = schemas.table(table)
     now = int(time.time() * 1000)
-    properties = CommitProperties(
-        custom_metadata=dict(metadata or {}), app_transactions=[Transaction(*txn)] if txn is not None else None
-    )
     for attempt in range(ATTEMPTS):
         handle = ensure_table(site, table) if attempt or handle is None else handle
         if txn is not None and applied(handle, txn):
             return False
+        transactions = [Transaction(*txn)] if txn is not None else []
+        if removed:
+            if gone := set(removed).difference(live_files(handle, site, table)):
+                raise Overtaken(f"site {site.name}: table {table}: {min(gone)} is not in it any more")
+            transactions.append(Transaction(REMOVAL, 1 + (handle.transaction_version(REMOVAL) or 0)))
         live = _live(handle, site, table, added) if skip_live else set()
         actions: list[AddAction | RemoveAction] = [
             AddAction(f.path, f.bytes, dict(f.partition), now, data_change, f.stats or json.dumps({"numRecords": f.rows}))
@@ -132,7 +153,8 @@ def commit(
                 "append",
                 schema.arrow.remove_metadata(),
                 list(schema.partition_by),
-                commit_properties=properties,
+                commit_properties=CommitProperties(custom_metadata=dict(metadata or {}), app_transactions=transactions or None),
+                post_commithook_properties=_HOOKS,
             )
         except CommitFailedError as error:
             if attempt == ATTEMPTS - 1:
@@ -141,7 +163,10 @@ def commit(
             continue
         except (DeltaLibraryError, OSError) as error:
             raise DeltaError(f"site {site.name}: table {table} cannot be written: {one_line(error)}") from None
-        _fsync_log(site.table_path(table), before + 1)
+        after = _fsync_log(site.table_path(table), before + 1)
+        if before // CHECKPOINT_EVERY < after // CHECKPOINT_EVERY:
+            with suppress(LakeError, OSError):  # the log is whole without it
+                checkpoint(site, table)
         return True
     raise AssertionError("unreachable")
 
@@ -167,15 +192,28 @@ def _literal(kind: pa.DataType, value: str) -> str:
     return f"'{value}'" if kind == pa.string() else value
 
 
-def _fsync_log(path: Path, first: int) -> None:
-    """Make the log durable from a version on (the handle does not know which version its commit became)."""
+def checkpoint(site: Site, table: str) -> None:
+    """Write down the whole state of a table at its latest version, durable; DeltaError when it fails."""
+    handle = ensure_table(site, table)
+    log = site.table_path(table) / "_delta_log"
+    target = log / f"{int(handle.version()):020}.checkpoint.parquet"
+    if target.exists():
+        return
+    try:
+        handle.create_checkpoint()
+    except (DeltaLibraryError, OSError) as error:
+        raise DeltaError(f"site {site.name}: table {table}: no checkpoint can be made: {one_line(error)}") from None
+    fsync_file(target)
+    fsync_file(log / "_last_checkpoint")
+    fsync_dir(log)
+
+
+def _fsync_log(path: Path, first: int) -> int:
+    """Make the log durable from a version on (the handle does not know which version its commit became); its last version."""
     log = path / "_delta_log"
     number = first
     while (entry := log / f"{number:020}.json").exists():
         fsync_file(entry)
-        checkpoint = log / f"{number:020}.checkpoint.parquet"
-        if checkpoint.exists():
-            fsync_file(checkpoint)
-            fsync_file(log / "_last_checkpoint")
         number += 1
     fsync_dir(log)
+    return number - 1

@@ -10,6 +10,7 @@ import atexit
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ import duckdb
 import pyarrow as pa
 
 import schemas
-from lake.commit import applied, commit, ensure_table, live_files, open_table
+from lake.commit import Overtaken, applied, commit, ensure_table, live_files, open_table
+from lake.fault import point
 from lake.parquet import AddFile, DeltaError, write_files
 from lake.site import Site
 
 __all__ = [
-    "SQL_TYPES", "AddFile", "DeltaError", "add_files", "added_since", "append", "connect", "cursor", "files", "open_table",
+    "SQL_TYPES", "AddFile", "DeltaError", "Overtaken", "add_files", "added_since", "append", "connect", "cursor", "files", "open_table",
     "relation", "remove_files", "replace_files", "scan", "select", "transaction_version", "version", "view",
 ]  # fmt: skip
 
@@ -96,10 +98,13 @@ def files(site: Site, table: str, prune: str | None = None) -> list[str]:
 def added_since(site: Site, table: str, after: int) -> tuple[int, list[str]]:
     """The latest version, and the absolute paths of files with rows added after version ``after``, in commit order.
 
-    Reads only the log. Rearrangements of old rows (compact) are not additions.
+    Reads only the log. Rearrangements of old rows (compact) are not additions. Where the log was cut before it was read,
+    all live files are given: too much rather than too little.
     """
     log = site.table_path(table) / "_delta_log"
     paths: list[str] = []
+    if not (log / f"{after + 1:020}.json").exists() and (latest := version(site, table)) > after:
+        return latest, files(site, table)
     while (entry := log / f"{after + 1:020}.json").exists():
         for line in entry.read_text().splitlines():
             add = json.loads(line).get("add")
@@ -188,13 +193,21 @@ def add_files(
 
 def remove_files(site: Site, table: str, paths: Iterable[str], metadata: Mapping[str, str] | None = None) -> int:
     """Take files (relative to the table's directory) out of the table, not off the disk; returns how many were live."""
-    live = {Path(p).relative_to(site.table_path(table)).as_posix() for p in files(site, table)}
-    removed = sorted(live.intersection(paths))
-    if removed:
-        commit(site, table, (), removed, None, metadata)
-    return len(removed)
+    root, wanted = site.table_path(table), set(paths)
+    while removed := sorted(wanted.intersection(Path(p).relative_to(root).as_posix() for p in files(site, table))):
+        with suppress(Overtaken):
+            commit(site, table, (), removed, None, metadata)
+            return len(removed)
+    return 0
 
 
 def replace_files(site: Site, table: str, removed: Sequence[str], data: pa.Table) -> None:
-    """Put the same rows, rearranged, in the place of live files, in one commit."""
-    commit(site, table, write_files(site, table, data), removed, None, None, data_change=False)
+    """Put the same rows, rearranged, in the place of live files, in one commit; Overtaken when one is not live any more."""
+    written = write_files(site, table, data)
+    point("upkeep:written")
+    try:
+        commit(site, table, written, removed, None, None, data_change=False)
+    except Overtaken:
+        for file in written:
+            (site.table_path(table) / file.path).unlink()
+        raise

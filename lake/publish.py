@@ -23,8 +23,8 @@ from lake.site import LakeError, Site, fsync_dir, one_line, write_durable
 
 APP = "publish"
 _PARTS = {"accepted": "dataset", "waiting": "parked", "admitted": "parked", "attempts": "attempt"}
-#: After how many batches the small files of the tables that every batch appends to are merged.
-COMPACT_EVERY = 50
+#: After how many batches the site's tables are looked after.
+TEND_EVERY = 50
 
 
 class PublishError(LakeError):
@@ -56,6 +56,7 @@ class Publisher:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.folder = site.path("publish")
+        self._published = 0
         with site.lock():
             self.replayed = self._replay()
 
@@ -73,7 +74,11 @@ class Publisher:
             fault.point("publish:prepared")
             if prepared.judgement.has_work or prepared.attempts.num_rows:
                 self._commit(prepared)
-            return prepared.judgement.verdicts
+                self._published += 1
+        if self._published >= TEND_EVERY:
+            self._published = 0
+            upkeep.tend(self.site)
+        return prepared.judgement.verdicts
 
     # -- deciding ------------------------------------------------------------------------------------------------------
 
@@ -149,10 +154,6 @@ class Publisher:
         fault.point("publish:written")
         self._apply(sequence, prepared)
         self._finish(path)
-        if sequence % COMPACT_EVERY == 0:
-            for table in ("dataset", "attempt"):
-                upkeep.compact(self.site, table)
-                upkeep.sweep(self.site, table)
 
     def _apply(self, sequence: int, prepared: _Prepared) -> None:
         txn = (APP, sequence)

@@ -1,57 +1,220 @@
-"""Keep tables fast and their directories clean: merge small files, remove what no version names any more."""
+"""Maintenance without an operator: small files are merged, what no reader needs any more goes, leftovers of crashes go.
+
+The rule is one: a partition of a table of appended rows that has MANY small files gets them merged; files that merging
+took out of a table, and log entries that are older than a checkpoint, stay for another HORIZON. tend() is called where rows are
+appended (the committer every so many batches, the journal, the driver after a step); maintain() is ``drp upkeep``. No
+lock of a writer is held: of two that rearrange the same files one is refused and gives up (see lake.commit).
+
+Nothing goes that a release names (lake.release), that the ingester has not read yet, or that is the only readable state.
+Files of catalogues are never touched here: the registry names them.
+"""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 import schemas
-from lake import delta
-from lake.parquet import APPENDED, DeltaError, indexed_columns
-from lake.site import Site
+from lake import delta, janitor, release
+from lake.commit import live_files
+from lake.fault import point
+from lake.parquet import APPENDED, DeltaError, indexed_columns, partition_of
+from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 
-#: Readers may hold an old list of files for as long as their query runs.
-HORIZON = 6 * 3600.0
+#: Hours for which readers and time travel find old lists of files. Rows carry their times: what was known when, SQL can tell.
+HORIZON = 24
+#: A partition with so many small files gets them merged.
+MANY = 32
+SMALL = 16 * 2**20
+#: Merged at a time, at most: bounds memory, and how long an attempt takes that another writer overtakes.
+BUNCH = 128 * 2**20
+#: Table: the application whose transaction says how far it has followed the log.
+FOLLOWERS = {"transfer": "ingester"}
 
 
-def compact(site: Site, table: str, smaller_than: int = 16 * 2**20, at_least: int = 32) -> int:
-    """Merge the small files of each partition that has at least ``at_least`` of them; returns how many were merged.
+@dataclass(frozen=True)
+class Tended:
+    """What was done to a table: small files merged; old files, their bytes, and log entries removed."""
 
-    For tables that are appended to (registry, events), never for catalogues, whose files the registry names. The caller
-    holds the lock of the table's writers. Old files stay on disk for readers that still use them, until sweep().
+    site: str
+    table: str
+    merged: int = 0
+    removed: int = 0
+    freed: int = 0
+    log_entries: int = 0
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.merged or self.removed or self.log_entries)
+
+
+def tend(site: Site) -> None:
+    """Keep a site in order on the way: skipped where another does it at the moment, tried again next time where it fails."""
+    with suppress(LakeError, OSError), site.lock("upkeep", timeout=0):
+        for table in tables(site):
+            _tend(site, table)
+        janitor.daily(site)
+
+
+def maintain(site: Site, dry_run: bool = False, hours: int = HORIZON) -> list[Tended]:
+    """All upkeep of a site's tables; with ``dry_run`` only what it would do. LakeError and DeltaError name what is wrong."""
+    with site.lock("upkeep"):
+        return [tended for table in tables(site) if (tended := _tend(site, table, dry_run, hours)).anything]
+
+
+def tables(site: Site) -> list[str]:
+    """The Delta tables that a site has."""
+    return [name for name in schemas.tables() if (site.table_path(name) / "_delta_log").is_dir()]
+
+
+def _tend(site: Site, table: str, dry_run: bool = False, hours: int = HORIZON) -> Tended:
+    merged = removed = freed = 0
+    if schemas.table(table).subject != "catalogues":
+        merged = compact(site, table, dry_run=dry_run)
+        removed, freed = sweep(site, table, hours, dry_run)
+    return Tended(site.name, table, merged, removed, freed, cut_log(site, table, hours, dry_run))
+
+
+# -- small files -------------------------------------------------------------------------------------------------------
+
+
+def compact(site: Site, table: str, smaller_than: int = SMALL, at_least: int = MANY, dry_run: bool = False) -> int:
+    """Merge the small files of each partition that has ``at_least`` of them; returns how many files were merged.
+
+    Old files stay on disk for those who still read them, until sweep(). Nothing happens where another writer was first.
+    DeltaError for a catalogue, and for a file whose pages fail their checksums: merged, its damage would look sound.
     """
     if schemas.table(table).subject == "catalogues":
         raise DeltaError(f"site {site.name}: table {table}: the registry names its files, they stay as they are")
     handle = delta.open_table(site, table)
     if handle is None:
         return 0
-    actions = pa.table(handle.get_add_actions(flatten=True))
-    groups: dict[str, list[str]] = {}
-    for path in sorted(actions.filter(pc.less(actions["size_bytes"], smaller_than))["path"].to_pylist()):
-        groups.setdefault(path.rpartition("/")[0], []).append(path)
-    order = ", ".join(f'"{c}"' for c in indexed_columns(table))
+    actions = pa.table(handle.get_add_actions(flatten=True)).select(["path", "size_bytes", "num_records"]).to_pylist()
+    groups: dict[str, list[tuple[str, int, int]]] = {}
+    for action in sorted(actions, key=lambda action: str(action["path"])):
+        if action["size_bytes"] < smaller_than:
+            path = unquote(action["path"])
+            groups.setdefault(path.rpartition("/")[0], []).append((path, action["size_bytes"], action["num_records"]))
     merged = 0
-    with delta.cursor() as con:
-        for group in groups.values():
-            if len(group) >= at_least:
-                paths = [str(site.table_path(table) / path) for path in group]
-                rows = con.sql(f"FROM ({delta.scan(table, paths)}) ORDER BY {order}")
-                delta.replace_files(site, table, group, schemas.conform(table, rows.to_arrow_table()))
-                merged += len(group)
+    for group in groups.values():
+        for bunch in _bunches(group) if len(group) >= at_least else ():
+            if not dry_run:
+                rows = _read(site, table, bunch)
+                point("upkeep:read")
+                try:
+                    delta.replace_files(site, table, [path for path, _, _ in bunch], rows)
+                except delta.Overtaken:
+                    continue
+                point("upkeep:merged")
+            merged += len(bunch)
     return merged
 
 
-def sweep(site: Site, table: str, older_than: float = HORIZON) -> int:
-    """Remove files of appended rows that no live version names, ``older_than`` seconds old at least; returns how many.
+def _bunches(group: Iterable[tuple[str, int, int]]) -> Iterator[list[tuple[str, int, int]]]:
+    bunch: list[tuple[str, int, int]] = []
+    for file in group:
+        if bunch and sum(size for _, size, _ in bunch) + file[1] > BUNCH:
+            yield bunch
+            bunch = []
+        bunch.append(file)
+    if len(bunch) > 1:
+        yield bunch
 
-    They come from compact(), or from a writer that died before its commit.
+
+def _read(site: Site, table: str, bunch: Iterable[tuple[str, int, int]]) -> pa.Table:
+    """The rows of files, pages verified, in the order in which they are looked up: by data ID, then by the other keys."""
+    schema = schemas.table(table)
+    parts = []
+    for path, _, expected in bunch:
+        where = site.table_path(table) / path
+        try:
+            with pq.ParquetFile(where, page_checksum_verification=True) as file:
+                rows = file.read()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DeltaError(f"site {site.name}: table {table}: {where} cannot be read: {one_line(error)}; restore it") from None
+        if rows.num_rows != expected:
+            raise DeltaError(f"site {site.name}: table {table}: {where} has {rows.num_rows} rows, the log says {expected}; restore it")
+        for column, value in partition_of(path).items():
+            kind = schema.arrow.field(column).type
+            rows = rows.append_column(column, pa.array([value]).cast(kind).take(pa.array([0] * rows.num_rows, pa.int32())))
+        parts.append(schemas.conform(table, rows))
+    columns = [c for c in indexed_columns(table) if c in schemas.DATA_ID]
+    columns += [c for c in indexed_columns(table) if c not in columns]
+    return pa.concat_tables(parts).sort_by([(c, "ascending") for c in columns])
+
+
+# -- what nobody needs any more ----------------------------------------------------------------------------------------
+
+
+def sweep(site: Site, table: str, hours: int = HORIZON, dry_run: bool = False) -> tuple[int, int]:
+    """Remove files of appended rows that the table gave up ``hours`` ago, or never had; how many, and their bytes.
+
+    The former come from compact(), the latter from a writer that died before its commit (HORIZON ago, to be sure).
     """
-    live = set(delta.files(site, table))
-    removed = 0
-    for path in site.table_path(table).rglob(f"{APPENDED}*.parquet*"):
-        if str(path) not in live and time.time() - path.stat().st_mtime > older_than:
+    folder = site.table_path(table)
+    found = {path: path.stat() for path in folder.rglob(f"{APPENDED}*.parquet")}  # before the log is read: it knows them all
+    handle = delta.open_table(site, table)
+    if handle is None:
+        return 0, 0
+    stay = {folder / path for path in live_files(handle, site, table)} | release.paths(site, table)
+    given_up, long_ago = (
+        {folder / unquote(p) for p in handle.vacuum(h, dry_run=True, enforce_retention_duration=False)} for h in (0, hours)
+    )
+    dead = time.time() - 3600 * HORIZON
+    removed = freed = 0
+    for path, file in found.items():
+        if path in stay or not (path in long_ago if path in given_up else max(file.st_mtime, file.st_ctime) < dead):
+            continue
+        if not dry_run:
             path.unlink(missing_ok=True)
-            removed += 1
-    return removed
+            point("upkeep:swept")
+        removed, freed = removed + 1, freed + file.st_size
+    return removed, freed
+
+
+def cut_log(site: Site, table: str, hours: int = HORIZON, dry_run: bool = False) -> int:
+    """Remove log entries that the table can be opened and followed without; returns how many.
+
+    It is cut at a checkpoint that is older than ``hours``, durable and readable, with another one after it: a checkpoint
+    that is damaged later can then be removed, too. Entries that a follower has not read stay.
+    """
+    log = site.table_path(table) / "_delta_log"
+    entries = {int(path.name[:20]): path for path in log.glob("*.json") if path.stem.isdigit()}
+    checkpoints = {int(path.name[:20]): path for path in log.glob("*.checkpoint.parquet") if path.name[:20].isdigit()}
+    hint = log / "_last_checkpoint"
+    last = int(json.loads(hint.read_text())["version"]) if hint.exists() else max(checkpoints, default=-1)
+    oldest = time.time() - hours * 3600
+    passed = sorted(v for v in checkpoints if v in entries and entries[v].stat().st_mtime <= oldest)[:-1]
+    if table in FOLLOWERS:
+        follower = delta.transaction_version(site, table, FOLLOWERS[table])
+        passed = [v for v in passed if follower is not None and v <= follower + 1]
+    if not passed or passed[-1] > last or not any(v < passed[-1] for v in entries):
+        return 0
+    keep = passed[-1]
+    if not dry_run:
+        for version in (v for v in checkpoints if v >= keep):
+            _prove(site, table, checkpoints[version])
+        fsync_dir(log)
+        for version in sorted(v for v in checkpoints if v < keep):
+            checkpoints[version].unlink(missing_ok=True)
+        for version in sorted(v for v in entries if v < keep):  # the oldest first: what is left has no hole
+            entries[version].unlink(missing_ok=True)
+            point("upkeep:cut")
+    return sum(v < keep for v in entries)
+
+
+def _prove(site: Site, table: str, checkpoint: Path) -> None:
+    """A checkpoint that the table will depend on is durable, and can be read to its last page."""
+    try:
+        pq.read_table(checkpoint)
+        fsync_file(checkpoint)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DeltaError(f"site {site.name}: table {table}: {checkpoint} cannot be read: {one_line(error)}; remove it") from None

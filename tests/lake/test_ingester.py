@@ -143,7 +143,7 @@ def test_a_swept_log_is_read_as_it_stands(lake: Lake) -> None:
     for path in paths:
         report_verified(lake, rule, [path])
     assert upkeep.compact(site, "transfer", at_least=2) == 6
-    upkeep.sweep(site, "transfer", older_than=-1)
+    assert upkeep.sweep(site, "transfer", hours=0)[0] == 6
     assert ingest(site) == Ingested(accepted=6, files=6)
     assert ingest(site) == Ingested()
 

@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_line_and_changes_nothing(site: Site, monkeypatch: py
 
 
 def test_many_batches_are_merged_and_stay_whole(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "COMPACT_EVERY", 35)
+    monkeypatch.setattr(publish, "TEND_EVERY", 35)
     publisher = Publisher(site)
     done = batch(site, [1])
     for n in range(36):  # the 35th merges

@@ -1,0 +1,99 @@
+"""The janitor: removes what dead writers left under temporary names, and directories that nothing is in any more.
+
+A leftover is a file whose name says that it is unfinished (this project's, delta-rs', its object store's) and that nobody
+has touched for HORIZON. What a registered or parked dataset names stays whatever its name, and so does everything as long as
+a batch waits in ``publish/``. Finished files that nothing names are an audit's business, not the janitor's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from lake import delta
+from lake.site import Site
+
+ROOTS = ("files", "tables", "publish")
+#: Names of unfinished files.
+UNFINISHED = re.compile(r"\.tmp-.*|.*#\d+|.*\.tmp")
+#: Seconds after which a writer that has not touched its file is dead, however long a file takes.
+HORIZON = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or an empty directory (0 bytes) to be removed; ``path`` relative to the site's root."""
+
+    path: str
+    bytes: int
+    directory: bool = False
+
+
+def clean(site: Site, dry_run: bool = False, older_than: float = HORIZON) -> list[Leftover]:
+    """Remove the leftovers of a site (or, with ``dry_run``, only say what they are), in order of their paths."""
+    if any(site.path("publish").glob("*.arrow")):
+        return []
+    found = [leftover for root in ROOTS for leftover in _leftovers(site, site.root / root, older_than)]
+    named = _named(site, [leftover.path for leftover in found if not leftover.directory])
+    gone = [leftover for leftover in found if leftover.path not in named]
+    for leftover in gone if not dry_run else ():
+        with suppress(FileNotFoundError, OSError):  # gone by itself, or a directory that is used again
+            (Path.rmdir if leftover.directory else Path.unlink)(site.path(leftover.path))
+    return sorted(gone, key=lambda leftover: leftover.path)
+
+
+def daily(site: Site) -> None:
+    """clean(), where the last time is longer ago than HORIZON (or was never: then from now on)."""
+    stamp = site.path(".lock/janitor")
+    if stamp.exists() and time.time() - stamp.stat().st_mtime > HORIZON:
+        clean(site)
+        stamp.touch()
+    elif not stamp.exists():
+        stamp.touch()
+
+
+def _leftovers(site: Site, folder: Path, older_than: float) -> Iterator[Leftover]:
+    """Below a directory: unfinished files and empty directories, untouched for ``older_than`` seconds. Links are not followed."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _leftovers(site, path, older_than)
+        elif UNFINISHED.fullmatch(entry.name) and _age(path) > older_than:
+            yield Leftover(site.relative(path), path.lstat().st_size)
+    if not entries and folder.parent != site.root and _age(folder) > older_than:
+        yield Leftover(site.relative(folder), 0, directory=True)
+
+
+def _age(path: Path) -> float:
+    """Seconds since the content, the name or the number of links last changed (a linked file brings an old mtime along)."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0.0
+    return time.time() - max(found.st_mtime, found.st_ctime)
+
+
+def _named(site: Site, paths: list[str]) -> set[str]:
+    """Which of these paths a registered, parked or travelling dataset has."""
+    if not paths:
+        return set()
+    with delta.cursor() as con:
+        con.register("found", pa.table({"path": pa.array(paths, pa.string())}))
+        for table in ("dataset", "parked", "transfer"):
+            delta.view(con, site, table)
+        rows = con.execute(
+            "SELECT path FROM found WHERE path IN (SELECT path FROM dataset) OR path IN (SELECT path FROM transfer) "
+            "OR path IN (SELECT record ->> 'path' FROM parked)"
+        ).fetchall()
+    return {row[0] for row in rows}
