@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -143,12 +144,20 @@ def checksum(path: str | Path) -> str:
 
 
 def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | None:
-    """What is wrong with a registered file: None, or 'lost: ...' or 'damaged: ...'. Reads it only for ``sha256``."""
-    path = site.path(rel)
+    """What is wrong with a registered file: None, or 'lost: ...' or 'damaged: ...'. Reads it only for ``sha256``.
+
+    A symbolic link in a file's place is damage: what it leads to is not the site's.
+    """
     try:
-        found = path.stat().st_size
+        path = site.path(rel)
+        status = path.lstat()
+    except LakeError as error:
+        return f"damaged: {error}"
     except OSError:
         return f"lost: {rel} is not in storage"
+    if stat.S_ISLNK(status.st_mode):
+        return f"damaged: {rel} is a symbolic link"
+    found = status.st_size
     if found != size:
         return f"damaged: {rel} has {found} bytes, {size} are registered"
     if sha256 is not None and (seen := checksum(path)) != sha256:

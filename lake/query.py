@@ -14,6 +14,7 @@ import difflib
 import json
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,14 @@ VIEWS = Path(__file__).parent / "sql" / "views"
 
 #: What a statement that holds a PIVOT may begin with (such a statement has no syntax tree that could be looked at).
 READING = ("select", "with", "from", "pivot", "unpivot", "table", "values", "describe", "summarize", "(")
+
+
+#: Words that such a statement may not hold, not even as names.
+WRITING = {"copy", "insert", "update", "delete", "merge", "query", "json_execute_serialized_sql"}
+#: Queries as the syntax tree calls them: in DuckDB a WITH may also COPY, INSERT, UPDATE, DELETE.
+READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+#: Functions that run a text.
+RUNNING = {"query", "json_execute_serialized_sql"}
 
 
 class QueryError(ValueError):
@@ -84,7 +93,7 @@ class Connection:
             self._con.execute(f"CREATE SCHEMA {identifier(name)}")
         for setting in (
             "TimeZone = 'UTC'",
-            f"temp_directory = {literal(tempfile.gettempdir() + '/drp-sql')}",
+            f"temp_directory = {literal(f'{tempfile.gettempdir()}/drp-sql-{uuid.uuid4().hex}')}",
             *([f"search_path = {literal(identifier(self._home) + ',main')}"] if self._home else []),
             f"allowed_directories = [{roots}]",
             "enable_external_access = false",
@@ -226,14 +235,22 @@ def _names(con: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[str, str]] | N
     elif kind == "MULTI":
         tokens = duckdb.tokenize(sql)
         first = re.match(r"\w+|\(", sql[tokens[0][0] :]) if tokens else None
-        if first and first[0].lower() in READING:
-            return {("", word) for word in re.findall(r"\w+", sql)}
+        words = set(re.findall(r"\w+", sql))
+        if first and first[0].lower() in READING and not WRITING.intersection(word.lower() for word in words):
+            return {("", word) for word in words}
     elif kind == "SELECT":
         tree = json.loads(con.execute("SELECT json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0])
         nodes = list(_nodes(tree))
-        if any(_looks_around(node) for node in nodes):
+        if tree["error"]:
+            kind = "something else"
+        elif any(str(node.get("type")).endswith("_NODE") and node["type"] not in READING_NODES for node in nodes):
+            kind = "a WITH that writes"
+        elif any(str(node.get("function_name")).lower() in RUNNING for node in nodes):
+            kind = "a statement made of text"
+        elif any(_looks_around(node) for node in nodes):
             return None
-        return {name for name in map(_table_name, nodes) if name[1]}
+        else:
+            return {name for name in map(_table_name, nodes) if name[1]}
     raise QueryError(f"SQL here only reads (SELECT, WITH, FROM, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN), this is {kind}")
 
 
@@ -262,8 +279,7 @@ def _looks_around(node: dict[str, Any]) -> bool:
         return schema in ("information_schema", "pg_catalog") or name.startswith(("duckdb_", "sqlite_", "pg_"))
     if node.get("type") == "TABLE_FUNCTION":
         name = str(node["function"].get("function_name"))
-        named_by_text = ("query", "query_table", "json_execute_serialized_sql")
-        return name in named_by_text or name.startswith(("duckdb_", "pragma_"))
+        return name == "query_table" or name.startswith(("duckdb_", "pragma_"))
     return False
 
 

@@ -34,6 +34,8 @@ STORAGE = ("fits", "json", "table")
 CHECKED = ("instrument", "exposure", "visit", "detector", "physical_filter", "skymap", "tract", "patch")
 #: Rows are stored in this order: look-ups by visit or tract then read little.
 CLUSTER = "dataset_type, visit, tract, detector, patch, dataset_id"
+#: Paths that are not below a site's root (Site.path says so with reason).
+OUTSIDE = r"^/|(^|/)\.\.(/|$)|\x00"
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
 
 
@@ -208,10 +210,12 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
     """What is wrong with the files of a batch: path, file_bytes (as claimed), problem; only those that have one."""
     found: list[dict[str, Any]] = []
     files = datasets.select(["path", "file_bytes"]).group_by(["path", "file_bytes"]).aggregate([])
+    if not verify:  # what would leave the site is refused all the same
+        files = files.filter(pc.or_(pc.match_substring_regex(files["path"], OUTSIDE), pc.is_in(files["path"], pa.array(list(problems), pa.string()))))
     for path, size in zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True):
         problem = problems.get(path)
         try:
-            if verify and problem is None:
+            if problem is None:
                 problem = datastore.check(site, path, size)
                 if problem is None and slices.is_slice(path):
                     slices.contents(site, path)

@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 import schemas
+from lake import plain_yaml
 
 CONFIG = "lake.yaml"
 #: Seconds to wait for a site's lock: commits take well under one.
@@ -56,11 +58,17 @@ class Site:
         return Lake.open(self.root.parent)
 
     def path(self, rel: str | PurePosixPath) -> Path:
-        """The absolute path of ``rel``, which is relative to the site's root; LakeError if it would leave the site."""
+        """The absolute path of ``rel``, which is relative to the site's root; LakeError if it would leave the site.
+
+        Below the root no directory may be a symbolic link (the root itself may): what seems to be inside is inside.
+        """
         parts = PurePosixPath(rel)
         if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\0" in str(rel):
             raise LakeError(f"site {self.name}: path {str(rel)!r} is not below the site's root")
-        return self.root.joinpath(*parts.parts)
+        path = self.root.joinpath(*parts.parts)
+        if not _direct(self.root, path.parent):
+            raise LakeError(f"site {self.name}: path {str(rel)!r} leads through a symbolic link; only the site's root may be one")
+        return path
 
     def relative(self, path: str | Path) -> str:
         """The inverse of path(): a path below the root, as it is written in the registry."""
@@ -98,6 +106,12 @@ class Site:
                         ) from None
                     time.sleep(0.005)
             yield
+
+
+@lru_cache(maxsize=65536)
+def _direct(root: Path, folder: Path) -> bool:
+    """Whether no directory between a site's root and a folder is a symbolic link."""
+    return os.path.realpath(folder) == str(Path(os.path.realpath(root), folder.relative_to(root)))
 
 
 def table_dir(table: str) -> str:
@@ -159,7 +173,7 @@ class Lake:
 def read_sites(path: str | Path) -> dict[str, dict[str, Any]]:
     """The ``sites`` section of a YAML file; LakeError names the file and the line or key that is wrong."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = plain_yaml.parse(Path(path).read_text())
     except OSError as error:
         raise LakeError(f"{path}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:

@@ -56,12 +56,14 @@ class Tended:
         return bool(self.merged or self.removed or self.log_entries)
 
 
-def tend(site: Site) -> None:
-    """Keep a site in order on the way: skipped where another does it at the moment, tried again next time where it fails."""
-    with suppress(LakeError, OSError), site.lock("upkeep", timeout=0):
-        for table in tables(site):
-            _tend(site, table)
-        janitor.daily(site)
+def tend(*sites: Site) -> None:
+    """Keep sites in order on the way: skipped where another does it at the moment, tried again next time where it fails."""
+    for site in sites:
+        with suppress(LakeError, OSError), site.lock("upkeep", timeout=0):
+            for table in tables(site):
+                with suppress(LakeError, OSError):  # a table that is damaged is no reason to let the others go
+                    _tend(site, table)
+            janitor.daily(site)
 
 
 def maintain(site: Site, dry_run: bool = False, hours: int = HORIZON) -> list[Tended]:

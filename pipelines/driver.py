@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lake import movement
+from lake import movement, upkeep
 from lake.rule import OK
 from lake.site import Lake, LakeError
 from pipelines import definition, execute, heal, inception, placement, software
@@ -196,6 +196,7 @@ class Driver:
             self._event(phase, self.lake.central.name, "running")
         report = movement.run_rules(self.lake, rules, functools.partial(self.progress.update, "movement", phase))
         self.outcome.files_moved += report.files
+        upkeep.tend(*self.lake.sites.values())
         for rule in report.stuck:
             self.outcome.problems.append(f"rule {rule.name} is STUCK: {rule.reason}; look with drp transfers")
         if not idle or report.stuck:

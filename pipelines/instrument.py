@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
+from lake import plain_yaml
 from pipelines.wcs import SkyWcs, deproject, fit_tan_sip
 
 Array = NDArray[np.float64]
@@ -176,7 +177,7 @@ def load(name: str) -> Instrument:
 
 def _parse(path: Path) -> Instrument:
     try:
-        text = yaml.safe_load(path.read_text())
+        text = plain_yaml.parse(path.read_text())
     except yaml.YAMLError as error:
         raise InstrumentError(f"{path.name}: {' '.join(str(error).split())}") from None
     if not isinstance(text, dict):

@@ -14,8 +14,12 @@ from typing import Any
 import pyarrow as pa
 
 import schemas
-from lake import delta
+from lake import delta, upkeep
 from lake.site import Lake
+
+
+#: After how many appends the central site's tables are looked after.
+TEND_EVERY = 50
 
 
 def who() -> str:
@@ -40,24 +44,31 @@ class Journal:
         self._lock = threading.Lock()
         self._waiting: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._flushed = time.monotonic()
+        self._appends = 0
 
     def write(self, table: str, /, **event: Any) -> None:
         """Note an event; ``campaign`` and ``at`` are filled in."""
         with self._lock:
             self._waiting[table].append({"campaign": self.campaign, "noted_at": now(), **event})
-            if time.monotonic() - self._flushed > self.seconds:
-                self._flush()
+            due = time.monotonic() - self._flushed > self.seconds
+        if due:
+            self.flush()
 
     def flush(self) -> None:
         """Append everything that waits."""
         with self._lock:
             self._flush()
+            due = self._appends >= TEND_EVERY
+            self._appends = 0 if due else self._appends
+        if due:
+            upkeep.tend(self.lake.central)
 
     def _flush(self) -> None:
         for table in list(self._waiting):
             rows = pa.Table.from_pylist(self._waiting[table], schema=schemas.table(table).arrow)
             delta.append(self.lake.central, table, rows)
             del self._waiting[table]
+            self._appends += 1
         self._flushed = time.monotonic()
 
 

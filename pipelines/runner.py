@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import delta, publish
+from lake import delta, publish, upkeep
 from lake.site import LakeError, Site
 from pipelines import execute, graph
 from pipelines.campaign import Campaign
@@ -131,6 +131,7 @@ class SiteRunner:
         for task in self.pipeline.step(step):
             if not task.central or self.site.central:
                 self.run_task(task)
+        upkeep.tend(self.site)
 
     def run_task(self, task: Task, only: Iterable[str] | None = None) -> None:
         """Run the pending quanta of a task, or exactly those of ``only`` (to remake what was lost)."""

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "transfers": ("pipelines.cli.transfers:command", "Rules and transfers: counts, bytes, rate, ETA."),
     "rule": ("pipelines.cli.rule:command", "Add, list and show rules."),
     "sql": ("pipelines.cli.sql:command", "Ask anything of every table of every site."),
+    "upkeep": ("pipelines.cli.upkeep:command", "Merge small files, remove what nobody needs any more."),
     "qa": ("pipelines.cli.qa:command", "Judge the campaign by its expectation suites."),
     "report": ("pipelines.cli.report:command", "Write the campaign report (one HTML file)."),
 }

@@ -11,7 +11,7 @@ from pipelines.cli.output import lake_argument
 
 @click.command("init")
 @lake_argument
-@click.option("--sites", "file", required=True, type=click.Path(path_type=Path), help="YAML file that lists the sites.")
+@click.option("--sites", "file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML file that lists the sites.")
 def command(lake: Path, file: Path) -> None:
     """Create a lake with the sites that FILE lists.
 
@@ -25,18 +25,8 @@ def command(lake: Path, file: Path) -> None:
     Example:
       drp init ./my-lake --sites sites.yaml
     """
-    import yaml
+    from lake.site import Lake, read_sites
 
-    from lake.site import Lake, LakeError
-
-    try:
-        document = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise click.UsageError(f"{file}: no such file") from None
-    except yaml.YAMLError as error:
-        raise click.UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or set(document) != {"sites"} or not isinstance(document["sites"], dict):
-        raise LakeError(f"{file}: the file must have the one key 'sites', a mapping of site names to their properties")
-    created = Lake.create(lake, document["sites"])
+    created = Lake.create(lake, read_sites(file))
     for site in created.sites.values():
         click.echo(f"{site.name}{' (central)' if site.central else ''}: {site.root}")
