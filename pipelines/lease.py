@@ -22,7 +22,7 @@ import pyarrow as pa
 import schemas
 from lake import delta
 from lake.site import Lake, LakeError
-from pipelines.journal import now, who
+from pipelines.journal import now, plain, who
 
 LASTS = timedelta(seconds=60)
 RENEW = 20.0
@@ -60,7 +60,7 @@ def current(lake: Lake, campaign: str) -> dict[str, Any] | None:
         rows = con.sql(
             "SELECT * FROM lease WHERE campaign = $c ORDER BY noted_at DESC LIMIT 1", params={"c": campaign}
         ).to_arrow_table()
-    found: list[dict[str, Any]] = rows.to_pylist()
+    found = plain(rows)
     return found[0] if found else None
 
 

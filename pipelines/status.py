@@ -8,7 +8,7 @@ from typing import Any
 from lake.site import Lake
 from pipelines import campaign as campaigns
 from pipelines import graph, lease
-from pipelines.journal import definition_of, latest, now
+from pipelines.journal import definition_of, latest, now, plain
 
 Rows = list[dict[str, Any]]
 
@@ -75,5 +75,5 @@ def quantum(lake: Lake, quantum_id: str) -> Rows:
                 "WHERE starts_with(quantum_id, $id) ORDER BY noted_at",
                 params={"id": quantum_id},
             ).to_arrow_table()
-        rows += [{"site": member.name, **row} for row in found.to_pylist()]
+        rows += [{"site": member.name, **row} for row in plain(found)]
     return rows

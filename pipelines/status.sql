@@ -2,7 +2,7 @@
 -- inputs: state (runner.sql), attempt; $campaign, $attempts
 -- grain: one row per step
 , spent AS (
-    SELECT quantum_id, sum(seconds) AS seconds FROM attempt WHERE campaign = $campaign GROUP BY quantum_id
+    SELECT step, sum(seconds) AS seconds FROM attempt WHERE campaign = $campaign GROUP BY step
 )
 SELECT s.step, count(*) AS quanta,
        count(*) FILTER (WHERE s.done AND s.latest <> 'no_work') AS succeeded,
@@ -10,6 +10,6 @@ SELECT s.step, count(*) AS quanta,
        count(*) FILTER (WHERE s.failed AND s.latest <> 'blocked') AS failed,
        count(*) FILTER (WHERE s.failed AND s.latest = 'blocked') AS blocked,
        count(*) FILTER (WHERE NOT s.done AND NOT s.failed) AS waiting,
-       round(sum(p.seconds), 1) AS cpu_seconds
-FROM state s LEFT JOIN spent p USING (quantum_id)
+       round(any_value(p.seconds), 1) AS cpu_seconds
+FROM state s LEFT JOIN spent p USING (step)
 GROUP BY s.step ORDER BY s.step
