@@ -25,8 +25,8 @@ from lake.parquet import AddFile, DeltaError, write_files
 from lake.site import Site
 
 __all__ = [
-    "SQL_TYPES", "AddFile", "DeltaError", "Overtaken", "add_files", "added_since", "append", "connect", "cursor", "files", "open_table",
-    "relation", "remove_files", "replace_files", "scan", "select", "transaction_version", "version", "view",
+    "SQL_TYPES", "AddFile", "DeltaError", "Overtaken", "add_files", "added_since", "append", "connect", "cursor", "files",
+    "open_table", "relation", "remove_files", "replace_files", "scan", "select", "transaction_version", "version", "view",
 ]  # fmt: skip
 
 SQL_TYPES = {

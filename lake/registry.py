@@ -211,7 +211,8 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
     found: list[dict[str, Any]] = []
     files = datasets.select(["path", "file_bytes"]).group_by(["path", "file_bytes"]).aggregate([])
     if not verify:  # what would leave the site is refused all the same
-        files = files.filter(pc.or_(pc.match_substring_regex(files["path"], OUTSIDE), pc.is_in(files["path"], pa.array(list(problems), pa.string()))))
+        known = pc.is_in(files["path"], pa.array(list(problems), pa.string()))
+        files = files.filter(pc.or_(pc.match_substring_regex(files["path"], OUTSIDE), known))
     for path, size in zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True):
         problem = problems.get(path)
         try:

@@ -71,8 +71,9 @@ def _now(site: Site) -> list[tuple[str, str, str]]:
     """(release, table, path) of what is kept: noted since the release was last dropped."""
     with delta.cursor() as con:
         delta.view(con, site, "release")
-        return con.execute(
+        kept: list[tuple[str, str, str]] = con.execute(
             "SELECT release, table_name, path FROM release "
             f"WHERE state = '{KEPT}' AND noted_at > coalesce((SELECT max(noted_at) FROM release d "
             f"WHERE d.release = release.release AND d.state = '{DROPPED}'), '-infinity'::TIMESTAMPTZ)"
         ).fetchall()
+    return kept

@@ -143,7 +143,9 @@ def _read(site: Site, table: str, bunch: Iterable[tuple[str, int, int]]) -> pa.T
         except (OSError, pa.ArrowInvalid) as error:
             raise DeltaError(f"site {site.name}: table {table}: {where} cannot be read: {one_line(error)}; restore it") from None
         if rows.num_rows != expected:
-            raise DeltaError(f"site {site.name}: table {table}: {where} has {rows.num_rows} rows, the log says {expected}; restore it")
+            raise DeltaError(
+                f"site {site.name}: table {table}: {where} has {rows.num_rows} rows, the log says {expected}; restore it"
+            )
         for column, value in partition_of(path).items():
             kind = schema.arrow.field(column).type
             rows = rows.append_column(column, pa.array([value]).cast(kind).take(pa.array([0] * rows.num_rows, pa.int32())))

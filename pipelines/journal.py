@@ -17,7 +17,6 @@ import schemas
 from lake import delta, upkeep
 from lake.site import Lake
 
-
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: After how many appends the central site's tables are looked after.
 TEND_EVERY = 50

@@ -11,7 +11,9 @@ from pipelines.cli.output import lake_argument
 
 @click.command("init")
 @lake_argument
-@click.option("--sites", "file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML file that lists the sites.")
+@click.option(
+    "--sites", "file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML file of the sites."
+)
 def command(lake: Path, file: Path) -> None:
     """Create a lake with the sites that FILE lists.
 

@@ -37,7 +37,10 @@ def command(lake: Path, site: str | None, dry_run: bool, keep: str | None, drop:
     if dry_run and (keep or drop):
         raise click.UsageError("--dry-run changes nothing: it goes with neither --keep nor --drop")
     if drop:
-        for each in (each for each in sites if drop in release.names(each) or len(sites) == 1):
+        holding = [each for each in sites if drop in release.names(each)]
+        if not holding:
+            raise release.ReleaseError(f"no site of {opened.root} keeps a release {drop}")
+        for each in holding:
             release.drop(each, drop, who())
     if keep:
         for each in sites:

@@ -49,8 +49,9 @@ def outside(lake: Lake) -> dict[str, bytes]:
 # -- SQL ---------------------------------------------------------------------------------------------------------------
 
 FILES = [
-    "{outside}/secret.txt", "{lake}/lake.yaml", "{site}/../lake.yaml", "{site}/files/../../lake.yaml", "{site}/files/door/secret.txt",
-    "{site}/files/door.csv", "{lake}/USDF-other/secret.txt", "/etc/passwd", "file:///etc/passwd", "/proc/self/environ", "~/.bashrc",
+    "{outside}/secret.txt", "{lake}/lake.yaml", "{site}/../lake.yaml", "{site}/files/../../lake.yaml",
+    "{site}/files/door/secret.txt", "{site}/files/door.csv", "{lake}/USDF-other/secret.txt", "/etc/passwd",
+    "file:///etc/passwd", "/proc/self/environ", "~/.bashrc",
     "http://127.0.0.1:1/x", "s3://bucket/x", "lake.yaml",
 ]  # fmt: skip
 READERS = ["read_text", "read_blob", "read_csv", "read_json", "read_parquet", "parquet_metadata", "sniff_csv", "glob"]
@@ -86,7 +87,7 @@ def test_sql_reads_no_file_outside_the_sites(lake: Lake, path: str) -> None:
         "SELECT * FROM range(3) WHERE EXISTS (FROM query('WITH x AS (COPY (SELECT 1) TO ''{site}/x.csv'') SELECT 1'))",
         "PIVOT (WITH x AS (COPY (SELECT 1 AS a) TO '{site}/x.csv') SELECT 1 AS a) ON a USING count(*)",
         "PIVOT (FROM QUERY('WITH x AS (COPY (SELECT 1) TO ''{site}/x.csv'') SELECT 1 AS a')) ON a USING count(*)",
-        'PIVOT (FROM "query"(\'SELECT 1 AS a\')) ON a USING count(*)',
+        "PIVOT (FROM \"query\"('SELECT 1 AS a')) ON a USING count(*)",
         "WITH x AS (DELETE FROM dataset) SELECT 1",
         "FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
         "EXPLAIN ANALYZE CREATE TABLE x AS SELECT 1",
@@ -249,7 +250,18 @@ def test_a_few_bytes_of_yaml_stay_a_few_values() -> None:
     assert plain_yaml.parse("a: '*b'\nc: 2 * 3\n") == {"a": "*b", "c": "2 * 3"}
 
 
-UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "load_all", "unsafe_load", "full_load", "unsafe_load_all"}
+UNSAFE_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "system",
+    "popen",
+    "load_all",
+    "unsafe_load",
+    "full_load",
+    "unsafe_load_all",
+}
 
 
 def unsafe(source: str) -> list[str]:
@@ -262,7 +274,9 @@ def unsafe(source: str) -> list[str]:
             if name in UNSAFE_CALLS and owner not in ("re", "sql", "con"):
                 found.append(f"line {node.lineno}: {owner}.{name}")
             if owner == "yaml" and name == "load":
-                loaders = [ast.unparse(k.value) for k in node.keywords if k.arg == "Loader"] + [ast.unparse(a) for a in node.args[1:]]
+                loaders = [ast.unparse(k.value) for k in node.keywords if k.arg == "Loader"] + [
+                    ast.unparse(a) for a in node.args[1:]
+                ]
                 if not loaders or not {"yaml.CSafeLoader", "yaml.SafeLoader"}.issuperset(loaders):
                     found.append(f"line {node.lineno}: yaml.load without a safe loader")
             if any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords):
