@@ -11,13 +11,13 @@ import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 import schemas
+from lake.access import at, attach
 from lake.commit import applied, commit, ensure_table, live_files, open_table
 from lake.parquet import AddFile, DeltaError, write_files
 from lake.site import Site
@@ -43,6 +43,7 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
         config["threads"] = threads
     con = duckdb.connect(config=config)
     con.execute("SET TimeZone = 'UTC'")
+    attach(con)
     return con
 
 
@@ -58,6 +59,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 def cursor() -> duckdb.DuckDBPyConnection:
     """A connection for a few queries, ten times cheaper than connect(): make temporary objects on it only, and close it."""
     with _OPENING:
+        attach(_database())
         return _database().cursor()
 
 
@@ -188,7 +190,7 @@ def add_files(
 
 def remove_files(site: Site, table: str, paths: Iterable[str], metadata: Mapping[str, str] | None = None) -> int:
     """Take files (relative to the table's directory) out of the table, not off the disk; returns how many were live."""
-    live = {Path(p).relative_to(site.table_path(table)).as_posix() for p in files(site, table)}
+    live = {at(p).relative_to(site.table_path(table)).as_posix() for p in files(site, table)}
     removed = sorted(live.intersection(paths))
     if removed:
         commit(site, table, (), removed, None, metadata)

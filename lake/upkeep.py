@@ -50,7 +50,7 @@ def sweep(site: Site, table: str, older_than: float = HORIZON) -> int:
     """
     live = set(delta.files(site, table))
     removed = 0
-    for path in site.table_path(table).rglob(f"{APPENDED}*.parquet*"):
+    for path in list(site.table_path(table).rglob(f"{APPENDED}*.parquet*")):
         if str(path) not in live and time.time() - path.stat().st_mtime > older_than:
             path.unlink(missing_ok=True)
             removed += 1

@@ -20,23 +20,17 @@ def command(lake: Path, file: Path) -> None:
       sites:
         USDF: {central: true, cores: 6000, memory_gb: 24000, storage_tb: 10000}
         FRDF: {cores: 3000, memory_gb: 24000, storage_tb: 5000}
+        LANCS: {root: "s3://bucket/prefix", endpoint: "https://s3.example.org"}
+    A site with a root is in an object store; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY come from the
+    environment (or DRP_LANCS_ACCESS_KEY_ID, ... for that site alone). $NAME stands for an environment variable.
+    A store without conditional put is refused: commits would be lost in it.
 
     \b
     Example:
       drp init ./my-lake --sites sites.yaml
     """
-    import yaml
+    from lake.site import Lake, read_sites
 
-    from lake.site import Lake, LakeError
-
-    try:
-        document = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise click.UsageError(f"{file}: no such file") from None
-    except yaml.YAMLError as error:
-        raise click.UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or set(document) != {"sites"} or not isinstance(document["sites"], dict):
-        raise LakeError(f"{file}: the file must have the one key 'sites', a mapping of site names to their properties")
-    created = Lake.create(lake, document["sites"])
+    created = Lake.create(lake, read_sites(file))
     for site in created.sites.values():
         click.echo(f"{site.name}{' (central)' if site.central else ''}: {site.root}")
