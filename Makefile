@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench faults peers clean
+.PHONY: demo demo-s3 test check bench faults peers clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ $(VENV)/.test: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/drp demo
+
+demo-s3: $(VENV)/.test
+	$(BIN)/python tests/s3_server.py $(BIN)/drp demo drp-demo-s3 --sites pipelines/campaigns/sites_s3.yaml
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

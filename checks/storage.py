@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake import datastore, delta, release
+from lake.access import at, source
 from lake.janitor import UNFINISHED
+from lake.objects import ObjectPath
 from lake.site import LakeError, Site, table_dir
 
 Progress = Callable[[int, int], None]
@@ -38,16 +40,26 @@ def listing(site: Site) -> pa.Table:
     now = time.time()
     logs = {f"{table_dir(name)}/_delta_log" for name in schemas.tables()}
     paths, sizes, ages, kinds = [], [], [], []
-    for entry in (entry for root in ROOTS for entry in _walk(site.root / root)):
+    for root in ROOTS:
+        for rel, size, changed in _found(site.path(root)):
+            paths.append(f"{root}/{rel}")
+            sizes.append(size)
+            ages.append(now - changed)
+            kinds.append(_kind(paths[-1], rel.rpartition("/")[2], logs))
+    return pa.table([paths, sizes, ages, kinds], schema=STORAGE)
+
+
+def _found(root: Path) -> Iterator[tuple[str, int, float]]:
+    """Every file below a directory or prefix: its path relative to that, bytes, time of last change."""
+    if isinstance(root, ObjectPath):
+        yield from root.listing()
+        return
+    for entry in _walk(root):
         try:
             found = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue  # it was temporary, and went while we looked
-        paths.append(entry.path[len(str(site.root)) + 1 :])
-        sizes.append(found.st_size)
-        ages.append(now - found.st_mtime)
-        kinds.append(_kind(paths[-1], entry.name, logs))
-    return pa.table([paths, sizes, ages, kinds], schema=STORAGE)
+        yield entry.path[len(str(root)) + 1 :], found.st_size, found.st_mtime
 
 
 def _walk(folder: Path | str) -> Iterator[os.DirEntry[str]]:
@@ -82,7 +94,7 @@ def registered(site: Site) -> pa.Table:
 
 def view(con: duckdb.DuckDBPyConnection, site: Site, table: str) -> None:
     """A view of a table's rows in files that can be read: an audit must not stumble over what it looks for."""
-    readable = [path for path in delta.files(site, table) if Path(path).is_file() and Path(path).stat().st_size]
+    readable = [path for path in delta.files(site, table) if at(path).is_file() and at(path).stat().st_size]
     con.execute(f'CREATE OR REPLACE TEMP VIEW "{table}" AS {delta.scan(table, readable)}')
 
 
@@ -144,7 +156,7 @@ def rotten(site: Site, paths: list[str]) -> dict[str, str]:
     wrong = {}
     for path in paths:
         try:
-            with pq.ParquetFile(site.path(path), page_checksum_verification=True) as file:
+            with pq.ParquetFile(source(site.path(path)), page_checksum_verification=True) as file:
                 for group in range(file.num_row_groups):
                     file.read_row_group(group)
         except (OSError, pa.ArrowInvalid) as error:

@@ -21,6 +21,8 @@ from deltalake.exceptions import DeltaError as DeltaLibraryError
 from deltalake.transaction import AddAction, RemoveAction
 
 import schemas
+from lake.access import delta_options
+from lake.objects import is_object
 from lake.parquet import AddFile, DeltaError, partition_of
 from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 
@@ -49,7 +51,7 @@ def open_table(site: Site, table: str) -> DeltaTable | None:
     if not (path / "_delta_log").is_dir():
         return None
     try:
-        handle = DeltaTable(path)
+        handle = DeltaTable(str(path), storage_options=delta_options(path))
     except TableNotFoundError:
         return None
     except (DeltaLibraryError, DeltaProtocolError, OSError) as error:
@@ -62,7 +64,7 @@ def open_table(site: Site, table: str) -> DeltaTable | None:
         features.add("columnMapping")
     if features:
         raise DeltaError(f"site {site.name}: table {table} uses {', '.join(sorted(features))}, which is not read correctly")
-    for number in (handle.version(), handle.version() + 1):
+    for number in () if is_object(path) else (handle.version(), handle.version() + 1):
         last = path / "_delta_log" / f"{number:020}.json"
         if last.exists() and last.stat().st_size == 0:
             raise DeltaError(
@@ -86,8 +88,8 @@ def ensure_table(site: Site, table: str) -> DeltaTable:
     try:
         path.mkdir(parents=True, exist_ok=True)
         DeltaTable.create(
-            path, schema=schema.arrow.remove_metadata(), mode="error", partition_by=list(schema.partition_by),
-            description=schema.description, configuration=CONFIGURATION,
+            str(path), schema=schema.arrow.remove_metadata(), mode="error", partition_by=list(schema.partition_by),
+            description=schema.description, configuration=CONFIGURATION, storage_options=delta_options(path),
         )  # fmt: skip
         _fsync_log(path, 0)
         fsync_dir(path)
@@ -183,9 +185,9 @@ def _live(handle: DeltaTable, site: Site, table: str, added: Sequence[AddFile]) 
 
 def live_files(handle: DeltaTable, site: Site, table: str, prune: str | None = None) -> list[str]:
     """Paths of the live files relative to the table's directory, sorted (the library gives them as encoded URIs)."""
-    root = site.table_path(table).resolve()  # the library follows symbolic links
+    root = f"{site.table_path(table).resolve()}/"  # the library follows symbolic links
     uris = handle.file_uris(file_pruning_predicate=prune)
-    return sorted(Path(unquote(uri.removeprefix("file://"))).relative_to(root).as_posix() for uri in uris)
+    return sorted(unquote(uri.removeprefix("file://")).removeprefix(root) for uri in uris)
 
 
 def _literal(kind: pa.DataType, value: str) -> str:
@@ -210,6 +212,8 @@ def checkpoint(site: Site, table: str) -> None:
 
 def _fsync_log(path: Path, first: int) -> int:
     """Make the log durable from a version on (the handle does not know which version its commit became); its last version."""
+    if is_object(path):
+        return first
     log = path / "_delta_log"
     number = first
     while (entry := log / f"{number:020}.json").exists():

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import schemas
+from lake.objects import ObjectPath, is_object
 from lake.site import LakeError, Site, fsync_dir, fsync_file
 
 CHUNK = 4 * 2**20
@@ -74,8 +76,7 @@ def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) ->
             if target.stat().st_size == record.bytes and checksum(target) == record.checksum:
                 return record
             record = FileRecord(alternative(rel, record.checksum), record.bytes, record.checksum)
-        temporary.replace(site.path(record.path))
-        fsync_dir(target.parent)
+        _settle(temporary, site.path(record.path))
         return record
     except OSError as error:
         raise _failure(site, rel, error) from None
@@ -110,6 +111,8 @@ def put_file(
         target.parent.mkdir(parents=True, exist_ok=True)
         if mode == "link":
             try:
+                if is_object(target):
+                    raise OSError(errno.EXDEV, "no links in object stores")
                 os.link(source, temporary)
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
@@ -125,8 +128,7 @@ def put_file(
         elif target.exists() and expected is None:
             raise DatastoreError(f"site {site.name}: {rel} is there with other content; files are never overwritten")
         else:
-            temporary.replace(target)
-            fsync_dir(target.parent)
+            _settle(temporary, target)
         if mode == "move":
             source.unlink()
         return record
@@ -139,7 +141,8 @@ def put_file(
 
 def checksum(path: str | Path) -> str:
     """sha256 of a file, read in pieces."""
-    with Path(path).open("rb", buffering=0) as file:
+    path = Path(path) if isinstance(path, str) else path
+    with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -150,12 +153,12 @@ def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | N
     """
     try:
         path = site.path(rel)
-        status = path.lstat()
+        status = path.stat() if is_object(path) else path.lstat()
     except LakeError as error:
         return f"damaged: {error}"
     except OSError:
         return f"lost: {rel} is not in storage"
-    if stat.S_ISLNK(status.st_mode):
+    if not is_object(path) and stat.S_ISLNK(status.st_mode):
         return f"damaged: {rel} is a symbolic link"
     found = status.st_size
     if found != size:
@@ -166,7 +169,18 @@ def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | N
 
 
 def _temporary(target: Path) -> Path:
-    return target.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{target.name}")
+    """Where a new file is written before it gets its name: beside that, or in local scratch for an object."""
+    name = f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{target.name}"
+    return Path(tempfile.gettempdir()) / name if is_object(target) else target.with_name(name)
+
+
+def _settle(temporary: Path, target: Path) -> None:
+    """Give a finished file its name, durably."""
+    if isinstance(target, ObjectPath):
+        target.upload(temporary)
+    else:
+        temporary.replace(target)
+        fsync_dir(target.parent)
 
 
 def _stream(source: Path, target: Path | None, rel: str, progress: Callable[[int], None]) -> FileRecord:

@@ -12,13 +12,13 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 import schemas
+from lake.access import at, attach
 from lake.commit import Overtaken, applied, commit, ensure_table, live_files, open_table
 from lake.fault import point
 from lake.parquet import AddFile, DeltaError, write_files
@@ -45,6 +45,7 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
         config["threads"] = threads
     con = duckdb.connect(config=config)
     con.execute("SET TimeZone = 'UTC'")
+    attach(con)
     return con
 
 
@@ -60,6 +61,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 def cursor() -> duckdb.DuckDBPyConnection:
     """A connection for a few queries, ten times cheaper than connect(): make temporary objects on it only, and close it."""
     with _OPENING:
+        attach(_database())
         return _database().cursor()
 
 
@@ -194,7 +196,7 @@ def add_files(
 def remove_files(site: Site, table: str, paths: Iterable[str], metadata: Mapping[str, str] | None = None) -> int:
     """Take files (relative to the table's directory) out of the table, not off the disk; returns how many were live."""
     root, wanted = site.table_path(table), set(paths)
-    while removed := sorted(wanted.intersection(Path(p).relative_to(root).as_posix() for p in files(site, table))):
+    while removed := sorted(wanted.intersection(at(p).relative_to(root).as_posix() for p in files(site, table))):
         with suppress(Overtaken):
             commit(site, table, (), removed, None, metadata)
             return len(removed)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from lake import delta, registry, transfer_log
+from lake.access import at
 from lake.fault import point
 from lake.query import connect
 from lake.site import Site
@@ -51,7 +51,7 @@ def ingest(site: Site) -> Ingested:
 
 def _take_in(site: Site, version: int, added: Sequence[str]) -> tuple[Counter[str], int]:
     """Register the datasets of verified files; returns their verdicts, and how many files came to rest."""
-    if not all(Path(path).exists() for path in added):  # merged by compact, then swept: look at the whole log instead
+    if not all(at(path).exists() for path in added):  # merged by compact, then swept: look at the whole log instead
         added = delta.files(site, "transfer")
     with delta.connect() as con:
         con.execute(f"CREATE TEMP VIEW transfer AS {delta.scan('transfer', added)}")

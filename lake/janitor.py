@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lake import delta
+from lake.objects import ObjectPath
 from lake.site import Site
 
 ROOTS = ("files", "tables", "publish")
@@ -40,7 +41,7 @@ def clean(site: Site, dry_run: bool = False, older_than: float = HORIZON) -> lis
     """Remove the leftovers of a site (or, with ``dry_run``, only say what they are), in order of their paths."""
     if any(site.path("publish").glob("*.arrow")):
         return []
-    found = [leftover for root in ROOTS for leftover in _leftovers(site, site.root / root, older_than)]
+    found = [leftover for root in ROOTS for leftover in _leftovers(site, site.path(root), older_than)]
     named = _named(site, [leftover.path for leftover in found if not leftover.directory])
     gone = [leftover for leftover in found if leftover.path not in named]
     for leftover in gone if not dry_run else ():
@@ -51,7 +52,7 @@ def clean(site: Site, dry_run: bool = False, older_than: float = HORIZON) -> lis
 
 def daily(site: Site) -> None:
     """clean(), where the last time is longer ago than HORIZON (or was never: then from now on)."""
-    stamp = site.path(".lock/janitor")
+    stamp = site.home / site.name / ".lock" / "janitor"
     if stamp.exists() and time.time() - stamp.stat().st_mtime > HORIZON:
         clean(site)
         stamp.touch()
@@ -61,6 +62,11 @@ def daily(site: Site) -> None:
 
 def _leftovers(site: Site, folder: Path, older_than: float) -> Iterator[Leftover]:
     """Below a directory: unfinished files and empty directories, untouched for ``older_than`` seconds. Links are not followed."""
+    if isinstance(folder, ObjectPath):
+        for rel, size, changed in folder.listing():
+            if UNFINISHED.fullmatch(rel.rpartition("/")[2]) and time.time() - changed > older_than:
+                yield Leftover(site.relative(folder / rel), size)
+        return
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:

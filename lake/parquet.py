@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import schemas
+from lake.access import storing
 from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 
 ROW_GROUP = 131_072
@@ -50,19 +51,20 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
         path = folder / f"{APPENDED}{uuid.uuid4()}.parquet"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(
-                rows.select(stored.names).cast(stored), path, row_group_size=ROW_GROUP, compression="zstd",
-                write_page_checksum=True,
-            )  # fmt: skip
-            fsync_file(path)
+            with storing(path) as local:
+                pq.write_table(
+                    rows.select(stored.names).cast(stored), local, row_group_size=ROW_GROUP, compression="zstd",
+                    write_page_checksum=True,
+                )  # fmt: skip
+                fsync_file(local)
+                metadata, size = pq.read_metadata(local), local.stat().st_size
             fsync_dir(folder)
-            metadata = pq.read_metadata(path)
         except OSError as error:
             with suppress(OSError):
                 path.unlink()
             raise DeltaError(f"site {site.name}: table {table} cannot be written: {one_line(error)}") from None
         relative = path.relative_to(root).as_posix()
-        written.append(AddFile(relative, values, path.stat().st_size, rows.num_rows, statistics(table, metadata)))
+        written.append(AddFile(relative, values, size, rows.num_rows, statistics(table, metadata)))
     return written
 
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 import schemas
 from lake import delta, registry
+from lake.access import attach
 from lake.reading import QueryError, named_tables
 from lake.site import Lake, Site
 
@@ -75,6 +76,7 @@ class Connection:
                 "python_enable_replacements": False,
             }
         )
+        attach(self._con)
         roots = ", ".join(literal(str(site.root)) for site in sites)
         for name in self.sites:
             self._con.execute(f"CREATE SCHEMA {identifier(name)}")
@@ -229,7 +231,7 @@ _view_inputs: dict[str, list[str]] = {}
 
 def _version(site: Site, table: str) -> int:
     """The number of the last commit, found by listing the log; -1 for a table that was never written."""
-    log = Path(site.table_path(table)) / "_delta_log"
+    log = site.table_path(table) / "_delta_log"
     return max((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), default=-1)
 
 

@@ -1,8 +1,8 @@
 """A lake and its sites: where they are, which one is central, and how a path below a site is formed.
 
-``<root>/lake.yaml`` names the sites; each has its tables and files below ``<root>/<site>``. The path of a thing below
-the site's root is the same at every site. All paths of the lake are made here, so that another kind of root needs no
-other change.
+``<root>/lake.yaml`` names the sites; each has its tables and files below ``<root>/<site>``, or below the root of an
+object store that it names. The path of a thing below the site's root is the same at every site. All paths of the lake
+are made here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import yaml
 
 import schemas
 from lake import plain_yaml
+from lake.access import at
+from lake.objects import SCHEMES, ObjectPath, StoreError, is_object
 
 CONFIG = "lake.yaml"
 #: Seconds to wait for a site's lock: commits take well under one.
@@ -43,19 +45,28 @@ class LakeError(ValueError):
 
 @dataclass(frozen=True)
 class Site:
-    """One site's lake: ``cores``, ``memory_gb``, ``storage_tb`` are what a campaign may use there (None: no limit)."""
+    """One site's lake: ``cores``, ``memory_gb``, ``storage_tb`` are what a campaign may use there (None: no limit).
+
+    ``root`` is a directory, or an ObjectPath that stands in for one; ``home`` is the directory of the lake (default: the
+    one that holds ``root``).
+    """
 
     name: str
     root: Path
+    home: Path = Path()
     central: bool = False
     cores: int = 1
     memory_gb: float | None = None
     storage_tb: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.home == Path():
+            object.__setattr__(self, "home", self.root.parent)
+
     @property
     def lake(self) -> Lake:
         """The lake this site belongs to."""
-        return Lake.open(self.root.parent)
+        return Lake.open(self.home)
 
     def path(self, rel: str | PurePosixPath) -> Path:
         """The absolute path of ``rel``, which is relative to the site's root; LakeError if it would leave the site.
@@ -66,14 +77,14 @@ class Site:
         if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\0" in str(rel):
             raise LakeError(f"site {self.name}: path {str(rel)!r} is not below the site's root")
         path = self.root.joinpath(*parts.parts)
-        if not _direct(self.root, path.parent):
+        if not is_object(self.root) and not _direct(self.root, path.parent):
             raise LakeError(f"site {self.name}: path {str(rel)!r} leads through a symbolic link; only the site's root may be one")
         return path
 
     def relative(self, path: str | Path) -> str:
         """The inverse of path(): a path below the root, as it is written in the registry."""
         try:
-            return Path(path).relative_to(self.root).as_posix()
+            return at(str(path)).relative_to(self.root).as_posix()
         except ValueError:
             raise LakeError(f"site {self.name}: {path} is not below {self.root}") from None
 
@@ -85,9 +96,10 @@ class Site:
     def lock(self, name: str = "registry", timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
         """Hold the site's lock of this name: one committer at a time. It ends with its process, however that ends.
 
-        Not re-entrant. LakeError when it is held by another for longer than ``timeout`` seconds.
+        Not re-entrant. LakeError when it is held by another for longer than ``timeout`` seconds. The lock is a file below
+        the lake's own directory, for a site in an object store too; commits of other machines are told apart by Delta.
         """
-        path = self.path(f".lock/{name}")
+        path = self.home / self.name / ".lock" / name
         deadline = time.monotonic() + timeout
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,10 +153,16 @@ class Lake:
         try:
             root.mkdir(parents=True, exist_ok=True)
             for site in lake.sites.values():
-                for sub in ("files", "tables", "publish", ".lock"):
-                    (site.root / sub).mkdir(parents=True, exist_ok=True)
+                (root / site.name / ".lock").mkdir(parents=True, exist_ok=True)
+                if isinstance(site.root, ObjectPath):
+                    site.root.claim()
+                else:
+                    for sub in ("files", "tables", "publish"):
+                        (site.root / sub).mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump({"sites": {n: dict(o or {}) for n, o in sites.items()}}, sort_keys=False)
             write_durable(root / CONFIG, text.encode())
+        except StoreError as error:
+            raise LakeError(str(error)) from None
         except OSError as error:
             raise LakeError(f"cannot create a lake in {root}: {one_line(error)}; choose a writable directory") from None
         return lake
@@ -173,7 +191,7 @@ class Lake:
 def read_sites(path: str | Path) -> dict[str, dict[str, Any]]:
     """The ``sites`` section of a YAML file; LakeError names the file and the line or key that is wrong."""
     try:
-        content = plain_yaml.parse(Path(path).read_text())
+        content = plain_yaml.parse(_expanded(path, Path(path).read_text()))
     except OSError as error:
         raise LakeError(f"{path}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:
@@ -185,6 +203,14 @@ def read_sites(path: str | Path) -> dict[str, dict[str, Any]]:
     return content["sites"]
 
 
+def _expanded(path: str | Path, text: str) -> str:
+    """The text with $NAME taken from the environment, but for credentials: what a file of sites says can be read by anyone."""
+    named = {a or b for a, b in re.findall(r"\$(?:(\w+)|\{(\w+)\})", text)}
+    if secret := sorted(name for name in named if re.search("SECRET|PASS|TOKEN|ACCESS_KEY|CREDENTIAL", name, re.IGNORECASE)):
+        raise LakeError(f"{path}: ${secret[0]} names a credential; these stay in the environment, no file of sites needs them")
+    return os.path.expandvars(text)
+
+
 def _parse(root: Path, sites: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Site]:
     parsed: dict[str, Site] = {}
     folded: set[str] = set()
@@ -194,7 +220,14 @@ def _parse(root: Path, sites: Mapping[str, Mapping[str, Any] | None]) -> dict[st
         if name.lower() in folded:
             raise LakeError(f"site {name!r}: another site differs from it in case only; rename one")
         folded.add(name.lower())
-        parsed[name] = Site(name=name, root=root / name, **_options(name, options or {}))
+        given = _options(name, options or {})
+        url, endpoint = given.pop("root", None), given.pop("endpoint", None)
+        place = ObjectPath.root(url, endpoint, name) if url else root / name
+        parsed[name] = Site(name=name, root=place, home=root, **given)
+    roots = [str(site.root) for site in parsed.values()]
+    for one in roots:
+        if any(other != one and f"{other}/".startswith(f"{one}/") for other in roots) or roots.count(one) > 1:
+            raise LakeError(f"two sites share the root {one}; give each a bucket or a prefix of its own")
     central = [site.name for site in parsed.values() if site.central]
     if len(central) != 1:
         found = f"{', '.join(central)} are" if central else "none is"
@@ -202,7 +235,7 @@ def _parse(root: Path, sites: Mapping[str, Mapping[str, Any] | None]) -> dict[st
     return parsed
 
 
-_OPTIONS = {"central": bool, "cores": int, "memory_gb": (int, float), "storage_tb": (int, float)}
+_OPTIONS = {"central": bool, "cores": int, "memory_gb": (int, float), "storage_tb": (int, float), "root": str, "endpoint": str}
 
 
 def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,8 +246,13 @@ def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise LakeError(f"site {name!r}: unknown key {key!r}; known: {', '.join(_OPTIONS)}")
         wanted = _OPTIONS[key]
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):  # type: ignore[arg-type]
-            raise LakeError(f"site {name!r}: {key}: {value!r} is not a {'true/false' if key == 'central' else 'number'}")
-        if key != "central" and not value > 0:
+            kind = {"central": "true/false", "root": "URL", "endpoint": "URL"}.get(key, "number")
+            raise LakeError(f"site {name!r}: {key}: {value!r} is not a {kind}")
+        if key == "root" and not value.startswith(SCHEMES):
+            raise LakeError(f"site {name!r}: root: {value!r} must be s3://BUCKET[/PREFIX] (without a root the site is a directory)")
+        if key == "endpoint" and not value.startswith(("http://", "https://")):
+            raise LakeError(f"site {name!r}: endpoint: {value!r} must be http://HOST:PORT or https://HOST")
+        if isinstance(value, int | float) and key != "central" and not value > 0:
             raise LakeError(f"site {name!r}: {key}: {value!r} must be positive")
     return dict(options)
 
@@ -227,7 +265,9 @@ def one_line(error: BaseException) -> str:
 
 
 def fsync_dir(directory: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable (an object's name is when it is put)."""
+    if is_object(directory):
+        return
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -236,7 +276,9 @@ def fsync_dir(directory: Path) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    """Make a file's content durable."""
+    """Make a file's content durable (an object's is when it is put)."""
+    if is_object(path):
+        return
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -246,6 +288,9 @@ def fsync_file(path: Path) -> None:
 
 def write_durable(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash it is there whole or not at all."""
+    if is_object(path):
+        path.write_bytes(data)
+        return
     fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:

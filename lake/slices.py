@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake import datastore
+from lake.access import source
 from lake.parquet import AddFile, partition_of, partition_value, statistics
 from lake.site import LakeError, Site, table_dir
 
@@ -115,7 +116,7 @@ def _write(site: Site, table: str, partition: Sequence[str], parts: Sequence[tup
             writer.add_key_value_metadata({"datasets": json.dumps([[i, rows.num_rows] for i, rows in parts])})
 
     file = datastore.write_file(site, rel, write)
-    metadata = pq.read_metadata(site.path(file.path))
+    metadata = pq.read_metadata(source(site.path(file.path)))
     sizes = [_compressed(metadata.row_group(g)) for g in range(metadata.num_row_groups)]
     records, group = [], 0
     for dataset_id, rows in parts:
@@ -192,7 +193,7 @@ def read_slice(site: Site, path: str, dataset_id: str) -> pa.Table:
     for held, rows in contents(site, path):
         if held == dataset_id:
             try:
-                with pq.ParquetFile(site.path(path), page_checksum_verification=True) as file:
+                with pq.ParquetFile(source(site.path(path)), page_checksum_verification=True) as file:
                     return file.read_row_group(group) if rows else file.schema_arrow.empty_table()
             except (OSError, pa.ArrowInvalid) as error:
                 raise SliceError(f"{path}: damaged ({' '.join(str(error).split())})") from None
@@ -213,7 +214,7 @@ def extract(site: Site, path: str, keep: Iterable[str]) -> list[SliceRecord]:
 
 def _footer(path: Path) -> pq.FileMetaData:
     try:
-        return pq.read_metadata(path)
+        return pq.read_metadata(source(path))
     except (OSError, pa.ArrowInvalid) as error:
         raise SliceError(f"{path}: not a readable file of slices ({' '.join(str(error).split())})") from None
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from lake.datastore import TEMPORARY
 from lake.fault import point
+from lake.objects import is_object
 from lake.site import fsync_dir
 
 CHUNK = 1 << 20
@@ -73,7 +74,8 @@ def copy_file(order: Order) -> bool:
     """
     if _has(order.target, order):
         return False
-    temporary = order.target.with_name(TEMPORARY + order.target.name)  # one name: a killed copy leaves no litter
+    # one name: a killed copy leaves no litter; an object is there whole or not at all, and goes if it is not what was ordered
+    temporary = order.target if is_object(order.target) else order.target.with_name(TEMPORARY + order.target.name)
     try:
         source = order.replica.open("rb", buffering=0)
     except FileNotFoundError:
@@ -81,7 +83,7 @@ def copy_file(order: Order) -> bool:
     except OSError as error:
         raise ReplicaError(f"cannot be read at {order.source}: {error.strerror}") from None
     with source:
-        size = os.fstat(source.fileno()).st_size
+        placed, size = False, order.replica.stat().st_size
         if size != order.bytes:
             raise ReplicaError(f"damaged at {order.source}: {size} bytes, registered {order.bytes}")
         try:
@@ -90,13 +92,16 @@ def copy_file(order: Order) -> bool:
             if checksum != order.checksum:
                 raise ReplicaError(f"damaged at {order.source}: sha256 {checksum}, registered {order.checksum}")
             point("transfer:copied")
-            temporary.rename(order.target)
+            if temporary != order.target:
+                temporary.rename(order.target)
             point("transfer:renamed")
+            placed = True
         except OSError as error:
             raise DestinationError(f"cannot be written: {error.strerror}") from None
         finally:
-            with suppress(OSError):  # gone, if all went well; what prevented the writing may prevent this too
-                temporary.unlink()
+            if not placed:
+                with suppress(OSError):  # what prevented the writing may prevent this too
+                    temporary.unlink(missing_ok=True)
     return True
 
 
@@ -166,15 +171,16 @@ def _stream(source: BinaryIO, temporary: Path, order: Order) -> str:
                 break
             digest.update(buffer[:count])
             target.write(buffer[:count])
-        target.flush()
-        os.fsync(target.fileno())
+        if not is_object(temporary):
+            target.flush()
+            os.fsync(target.fileno())
     return digest.hexdigest()
 
 
 def _has(target: Path, order: Order) -> bool:
     try:
         with target.open("rb") as file:
-            if os.fstat(file.fileno()).st_size != order.bytes:
+            if target.stat().st_size != order.bytes:
                 return False
             return hashlib.file_digest(file, "sha256").hexdigest() == order.checksum
     except OSError:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake import delta, janitor, release
+from lake.access import source
 from lake.commit import live_files
 from lake.fault import point
 from lake.parquet import APPENDED, DeltaError, indexed_columns, partition_of
@@ -138,7 +139,7 @@ def _read(site: Site, table: str, bunch: Iterable[tuple[str, int, int]]) -> pa.T
     for path, _, expected in bunch:
         where = site.table_path(table) / path
         try:
-            with pq.ParquetFile(where, page_checksum_verification=True) as file:
+            with pq.ParquetFile(source(where), page_checksum_verification=True) as file:
                 rows = file.read()
         except (OSError, pa.ArrowInvalid) as error:
             raise DeltaError(f"site {site.name}: table {table}: {where} cannot be read: {one_line(error)}; restore it") from None
@@ -175,7 +176,9 @@ def sweep(site: Site, table: str, hours: int = HORIZON, dry_run: bool = False) -
     dead = time.time() - 3600 * HORIZON
     removed = freed = 0
     for path, file in found.items():
-        if path in stay or not (path in long_ago if path in given_up else max(file.st_mtime, file.st_ctime) < dead):
+        if path in stay or not (
+            path in long_ago if path in given_up else max(file.st_mtime, getattr(file, "st_ctime", 0.0)) < dead
+        ):
             continue
         if not dry_run:
             path.unlink(missing_ok=True)
@@ -218,7 +221,7 @@ def cut_log(site: Site, table: str, hours: int = HORIZON, dry_run: bool = False)
 def _prove(site: Site, table: str, checkpoint: Path) -> None:
     """A checkpoint that the table will depend on is durable, and can be read to its last page."""
     try:
-        pq.read_table(checkpoint)
+        pq.read_table(source(checkpoint))
         fsync_file(checkpoint)
     except (OSError, pa.ArrowInvalid) as error:
         raise DeltaError(f"site {site.name}: table {table}: {checkpoint} cannot be read: {one_line(error)}; remove it") from None

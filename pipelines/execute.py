@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import datastore, slices
+from lake import access, datastore, slices
 from lake.site import Site
 from pipelines.definition import Task
 from pipelines.image import Image
@@ -72,6 +72,7 @@ STORAGE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 def run_job(spec: JobSpec) -> JobResult:
     """Run all quanta of a job; raises only where the site's storage takes no more files (OSError, LakeError)."""
+    access.trim()
     result = JobResult(spec.job, spec.task.label)
     verified: set[str] = set()
     tables: dict[str, list[Part]] = {name: [] for name in spec.task.outputs}

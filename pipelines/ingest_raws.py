@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lake import collection, datastore, delta, dimensions, publish, registry
+from lake import access, collection, datastore, delta, dimensions, publish, registry
 from lake.site import Lake, Site
 from pipelines import instrument as instruments
 from pipelines import master_frames, registration
@@ -274,4 +274,4 @@ def _certified(site: Site, campaign: str, kind: str, facts: Facts) -> Image | No
         valid = collection.calibrations(con, site, registration.calibrations(campaign), facts["mjd_mid"])
         mine = valid.filter(f"dataset_type = '{kind}' AND detector = {int(facts['detector'])}")
         found = mine.select("path").fetchall()
-    return Image.read(site.path(found[0][0])) if found else None
+    return Image.read(access.local(site.path(found[0][0]))) if found else None

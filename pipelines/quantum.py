@@ -23,6 +23,8 @@ import duckdb
 import pyarrow as pa
 
 import schemas
+from lake import access
+from lake.datastore import checksum
 from pipelines import settings
 from pipelines.image import Image
 
@@ -89,7 +91,7 @@ class Inputs:
     """
 
     def __init__(self, root: str | Path, refs: Mapping[str, list[DatasetRef]], verified: set[str] | None = None) -> None:
-        self.root = Path(root)
+        self.root = Path(root) if isinstance(root, str) else root
         self._refs = refs
         self._verified = verified if verified is not None else set()
 
@@ -101,14 +103,17 @@ class Inputs:
 
     def path(self, ref: DatasetRef) -> Path:
         """The local file of a dataset, verified; raises DamagedInput."""
-        path = self.root / ref.path
+        try:
+            path = access.local(self.root / ref.path)
+        except FileNotFoundError:
+            path = Path(ref.path)
         if ref.path not in self._verified:
             if not path.is_file():
                 raise DamagedInput(f"{ref.dataset_type} {dict(ref.data_id)}: {ref.path} is lost")
-            if ref.file_checksum is not None:
-                with path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != ref.file_checksum:
-                        raise DamagedInput(f"{ref.dataset_type} {dict(ref.data_id)}: {ref.path} is damaged")
+            if ref.file_checksum is not None and checksum(path) != ref.file_checksum:
+                if path != self.root / ref.path:
+                    path.unlink()  # a copy from an object store: it may be healed there
+                raise DamagedInput(f"{ref.dataset_type} {dict(ref.data_id)}: {ref.path} is damaged")
             self._verified.add(ref.path)
         return path
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from checks.report import style
 from checks.subject import Row, Subject
+from lake import access
 from lake.datastore import DatastoreError
 
 Array = NDArray[np.float64]
@@ -129,7 +130,7 @@ def _survey_maps(subject: Subject) -> dict[str, tuple[Array, Array, Array]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                sky = healsparse.HealSparseMap.read(str(site.path(row["path"])))
+                sky = healsparse.HealSparseMap.read(str(access.local(site.path(row["path"]))))
         except (OSError, ValueError, RuntimeError, DatastoreError):
             continue  # a map that cannot be read is the audit's business
         cells = sky.valid_pixels

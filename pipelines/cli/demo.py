@@ -13,7 +13,8 @@ from pipelines.cli.output import Bars
 @click.command("demo")
 @click.argument("lake", metavar="[LAKE]", default="./drp-demo", type=click.Path(path_type=Path))
 @click.option("--campaign", "file", default="six_tract", show_default=True, help="Campaign file, or the name of a shipped one.")
-def command(lake: Path, file: str) -> None:
+@click.option("--sites", "places", type=click.Path(path_type=Path), help="YAML file of the sites (as for drp init).")
+def command(lake: Path, file: str, places: Path | None) -> None:
     """Run the six-tract campaign over three sites into LAKE (default ./drp-demo), then judge it and report.
 
     The raw exposures are simulated and say so. A demo that was interrupted continues.
@@ -23,16 +24,14 @@ def command(lake: Path, file: str) -> None:
       drp demo
       drp demo /data/try --campaign tiny
     """
-    import yaml
-
-    from lake.site import Lake
+    from lake.site import Lake, read_sites
     from pipelines import campaign, driver
     from pipelines.cli import run
 
     start = time.monotonic()
     chosen = campaign.read(file)
     shipped = Path(campaign.__file__).with_name("campaigns")
-    sites = yaml.safe_load((shipped / "sites.yaml").read_text())["sites"]
+    sites = read_sites(places or shipped / "sites.yaml")
     sites = {name: given for name, given in sites.items() if name in chosen.sites}
     opened = Lake.open(lake) if (lake / "lake.yaml").exists() else Lake.create(lake, sites)
     with Bars() as progress:

@@ -22,6 +22,10 @@ def command(lake: Path, file: Path) -> None:
       sites:
         USDF: {central: true, cores: 6000, memory_gb: 24000, storage_tb: 10000}
         FRDF: {cores: 3000, memory_gb: 24000, storage_tb: 5000}
+        LANCS: {root: "s3://bucket/prefix", endpoint: "https://s3.example.org"}
+    A site with a root is in an object store; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY come from the
+    environment (or DRP_LANCS_ACCESS_KEY_ID, ... for that site alone). $NAME stands for an environment variable.
+    A store without conditional put is refused: commits would be lost in it.
 
     \b
     Example:

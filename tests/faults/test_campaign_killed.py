@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from campaign_state import content, violations
 from conftest import ROOT, Finished, drp
+from s3_server import serving
 
 from lake.site import Lake
 
@@ -39,14 +40,27 @@ def workers(pid: int) -> list[int]:
 
 
 @pytest.mark.timeout(1800)
-def test_killed_campaign_ends_with_the_same_content(finished: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["directory", "bucket"])
+def test_killed_campaign_ends_with_the_same_content(finished: Finished, tmp_path: Path, where: str) -> None:
+    """The second time with one site in an object store: the content is the same wherever it lies."""
     root = tmp_path / "lake"
-    Lake.create(root, {"USDF": {"central": True}, "FRDF": {}})
+    if where == "directory":
+        _killed(finished, Lake.create(root, {"USDF": {"central": True}, "FRDF": {}}).root, finished.seconds)
+        return
+    with serving() as given, pytest.MonkeyPatch.context() as patch:
+        for name, value in given.items():
+            patch.setenv(name, value)
+        place = {"root": "s3://drp-frdf/lake", "endpoint": given["DRP_S3_ENDPOINT"]}
+        _killed(finished, Lake.create(root, {"USDF": {"central": True}, "FRDF": place}).root, 2.0 * finished.seconds)
+
+
+def _killed(finished: Finished, root: Path, seconds: float) -> None:
+    """Run the campaign in ``root``, which takes about ``seconds``, with kills, and compare what it ends with."""
     chance = random.Random(os.environ.get("DRP_SEED", "7"))
     killed = {"driver": 0, "worker": 0}
     process = start(root)
     for number in range(KILLS):
-        deadline = time.monotonic() + chance.uniform(0.2, 1.0) * finished.seconds * 1.5 / KILLS + 2.0
+        deadline = time.monotonic() + chance.uniform(0.2, 1.0) * seconds * 1.5 / KILLS + 2.0
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         children = workers(process.pid)
