@@ -83,12 +83,16 @@ def _kind(path: str, name: str, logs: set[str]) -> str:
 
 
 def registered(site: Site) -> pa.Table:
-    """Files that registered datasets are in: path, file_bytes, file_checksum, datasets; ordered by path."""
+    """Files that registered datasets are in, and bundles of the archive: path, file_bytes, file_checksum, datasets; by path."""
     with delta.connect() as con:
         view(con, site, "dataset")
+        view(con, site, "archive_bundle")
         return con.sql(
             "SELECT path, any_value(file_bytes) AS file_bytes, any_value(file_checksum) AS file_checksum, "
-            "count(*) AS datasets FROM dataset GROUP BY path ORDER BY path"
+            "count(*) AS datasets FROM dataset GROUP BY path "
+            "UNION ALL SELECT path, bytes, checksum, datasets FROM ("
+            "FROM archive_bundle WHERE location = '' QUALIFY row_number() OVER (PARTITION BY bundle_id ORDER BY noted_at DESC) = 1"
+            ") WHERE state IN ('stored', 'damaged') ORDER BY path"
         ).to_arrow_table()
 
 
