@@ -17,13 +17,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
 
 import schemas
 from lake import datastore
+from lake.access import source
 from lake.identity import NAMESPACE
+from lake.objects import ObjectPath
 
 SUMS, DATASETS = "drp-index/SHA256SUMS", "drp-index/datasets.csv"
 SUFFIX = ".zip"
@@ -82,16 +85,16 @@ class SourceError(Exception):
         self.path, self.reason = path, reason
 
 
-def write(target: Path, contents: Contents, source: Callable[[str], Path], progress: Callable[[int], None]) -> list[Member]:
+def write(target: Path, contents: Contents, file_of: Callable[[str], Path], progress: Callable[[int], None]) -> list[Member]:
     """Write a new bundle, durable; returns its members with their offsets, the two of the index last.
 
-    ``source`` gives the file of a member's path, ``progress(bytes)`` is called per piece written. Checksums are not looked
+    ``file_of`` gives the file of a member's path, ``progress(bytes)`` is called per piece written. Checksums are not looked
     at here: check() reads what has arrived. Raises SourceError, and OSError where ``target`` cannot be written.
     """
     written = []
     with target.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as bundle:
         for member in contents.members:
-            with _open(source(member.path), member) as original:
+            with _open(file_of(member.path), member) as original:
                 with bundle.open(_entry(member.path, member.bytes), "w") as entry:
                     written.append(replace(member, offset=file.tell()))
                     left = member.bytes
@@ -117,53 +120,78 @@ def _entry(name: str, size: int) -> zipfile.ZipInfo:
     return entry
 
 
-def _open(path: Path, member: Member) -> io.FileIO:
+def _open(path: Path, member: Member) -> BinaryIO:
     try:
-        file = io.FileIO(path)
+        size = path.stat().st_size
+        if size != member.bytes:
+            raise SourceError(member.path, f"has {size} bytes, {member.bytes} are registered")
+        return path.open("rb", buffering=0)  # type: ignore[return-value]
+    except FileNotFoundError:
+        raise SourceError(member.path, "is not in storage") from None
     except OSError as error:
-        raise SourceError(
-            member.path, "is not in storage" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        ) from None
-    if (size := os.fstat(file.fileno()).st_size) != member.bytes:
-        file.close()
-        raise SourceError(member.path, f"has {size} bytes, {member.bytes} are registered")
-    return file
+        raise SourceError(member.path, f"cannot be read ({error.strerror or error})") from None
 
 
 def check(path: Path, members: Sequence[Member], progress: Callable[[int], None]) -> tuple[str, dict[str, str]]:
-    """The sha256 of a bundle, and what is wrong with its members, by path: every byte is read.
+    """The sha256 of a bundle, and what is wrong with its members (in order of their place), by path: every byte is read.
 
     ``progress(bytes)`` is called per member read. OSError when the bundle cannot be read.
     """
-    wrong = {}
+    wrong, place = {}, 0
     with ThreadPoolExecutor(1) as pool, path.open("rb", buffering=0) as file:
         whole = pool.submit(datastore.checksum, path)
         for member in members:
-            if (found := _digest(file.fileno(), member)) != member.checksum:
+            _take(file, member.offset - place)
+            if (found := _take(file, member.bytes)) != member.checksum:
                 wrong[member.path] = f"has the checksum {found}, {member.checksum} is registered"
+            place = member.offset + member.bytes
             progress(member.bytes)
         return whole.result(), wrong
 
 
-def _digest(file: int, member: Member) -> str:
+def _take(file: IO[bytes], count: int) -> str:
+    """The sha256 of the next bytes of a file: fewer, where it ends before."""
     digest = hashlib.sha256()
-    for piece in pieces(file, member):
+    while count and (piece := file.read(min(datastore.CHUNK, count))):
         digest.update(piece)
+        count -= len(piece)
     return digest.hexdigest()
 
 
-def pieces(file: int, member: Member) -> Iterator[bytes]:
-    """The bytes of a member, read at its place from an open bundle; fewer, where the bundle is cut short."""
-    done = 0
-    while done < member.bytes and (piece := os.pread(file, min(datastore.CHUNK, member.bytes - done), member.offset + done)):
-        yield piece
-        done += len(piece)
+class Opened:
+    """A bundle open for reading at any place, on a disk or in an object store. OSError where it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self._object = path if isinstance(path, ObjectPath) else None
+        self._file = -1 if self._object else os.open(path, os.O_RDONLY)
+
+    def pieces(self, member: Member) -> Iterator[bytes]:
+        """The bytes of a member, read at its place; fewer, where the bundle is cut short."""
+        done = 0
+        while done < member.bytes:
+            count, begin = min(datastore.CHUNK, member.bytes - done), member.offset + done
+            piece = self._object.read_range(begin, count) if self._object else os.pread(self._file, count, begin)
+            if not piece:
+                return
+            yield piece
+            done += len(piece)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def records(path: Path) -> pa.Table:
     """The registry rows (COLUMNS) that a bundle itself holds; needs no table. OSError or ValueError when it is not readable."""
     schema = schemas.table("dataset").arrow
-    with zipfile.ZipFile(path) as bundle:
+    with zipfile.ZipFile(source(path)) as bundle:
         content = bundle.read(DATASETS)  # the CRC of the directory is compared
     options = pa.csv.ConvertOptions(
         column_types={name: schema.field(name).type for name in COLUMNS},

@@ -7,7 +7,6 @@ what a dead one left unfinished. The same choice gives the same bundles, byte by
 from __future__ import annotations
 
 import errno
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from lake import datastore, fault
 from lake.archive import container
 from lake.archive.container import Contents, Member, SourceError
 from lake.archive.shelf import STORED, ArchiveError, Bundle, Shelf, let_go
+from lake.objects import is_object
 from lake.query import QueryError, connect, identifier
 from lake.rule import only_types
 from lake.site import Lake, Site, fsync_dir, one_line
@@ -129,7 +129,7 @@ def store(site: Site, shelf: Shelf, records: pa.Table, failed: dict[str, str], a
         contents = contents_of(left)
         path = shelf.path_of(contents.bundle_id)
         target = shelf.file(path)
-        temporary = target.with_name(f"{datastore.TEMPORARY}{uuid.uuid4().hex[:12]}-{target.name}")
+        temporary = datastore.staging(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -144,7 +144,9 @@ def store(site: Site, shelf: Shelf, records: pa.Table, failed: dict[str, str], a
                 continue
             fault.point("archive:verified")
             size = temporary.stat().st_size
-            temporary.replace(target)
+            datastore.settle(temporary, target)
+            if is_object(target) and datastore.checksum(target) != checksum:
+                raise ArchiveError(f"{target} reads back otherwise than it was put; check that store")
             for folder in (target.parent, shelf.folder, *([] if shelf.location else [shelf.folder.parent])):
                 fsync_dir(folder)
             fault.point("archive:renamed")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 
-from lake.archive.container import Member, pieces
+from lake.archive.container import Member, Opened
 from lake.archive.shelf import ArchiveError, Shelf
 from lake.query import connect, literal
 from lake.site import Lake, one_line
@@ -38,7 +37,7 @@ class Reader:
         self.lake = lake
         self._con = connect(lake)
         self._index: OrderedDict[tuple[str, str, str], dict[str, Copy]] = OrderedDict()
-        self._files: dict[tuple[str, str, str], int] = {}
+        self._files: dict[tuple[str, str, str], Opened] = {}
 
     def __enter__(self) -> Reader:
         return self
@@ -49,7 +48,7 @@ class Reader:
     def close(self) -> None:
         self._con.close()
         for file in self._files.values():
-            os.close(file)
+            file.close()
         self._files.clear()
 
     def read(self, name: str) -> bytes:
@@ -104,7 +103,7 @@ class Reader:
         while len(self._index) > OPEN:
             old, _ = self._index.popitem(last=False)
             if old in self._files:
-                os.close(self._files.pop(old))
+                self._files.pop(old).close()
 
     def _content(self, copy: Copy) -> tuple[bytes, str | None]:
         """A member's bytes, and what is wrong with them."""
@@ -112,8 +111,8 @@ class Reader:
         try:
             if key not in self._files:
                 path = Shelf(self.lake.site(copy.site), copy.location).file(copy.bundle_path)
-                self._files[key] = os.open(path, os.O_RDONLY)
-            content = b"".join(pieces(self._files[key], copy.member))
+                self._files[key] = Opened(path)
+            content = b"".join(self._files[key].pieces(copy.member))
         except OSError as error:
             return b"", one_line(error)
         if sha256(content).hexdigest() != copy.member.checksum:

@@ -24,6 +24,7 @@ from lake.archive.container import Member
 from lake.archive.reader import Copy
 from lake.archive.shelf import ArchiveError, Shelf
 from lake.companions import copy_companions
+from lake.objects import is_object
 from lake.query import connect
 from lake.site import Lake, LakeError, Site, fsync_dir, one_line
 from lake.slices import PREFIX
@@ -76,9 +77,9 @@ def recall(
                 else:
                     result.restored[path] = came_from
                 progress(done, len(chosen))
-        for folder in sorted({parent for path in result.restored for parent in site.path(path).parents if parent != site.root}):
-            if folder.is_relative_to(site.root):
-                fsync_dir(folder)
+        folders = {site.path(parent) for path in result.restored for parent in list(PurePosixPath(path).parents)[:-1]}
+        for folder in sorted(folders):
+            fsync_dir(folder)
         fault.point("archive:recalled")
         good = pa.array([path for path in chosen if path not in result.failed], pa.string())
         _ingest(lake, site, records.filter(pc.is_in(records["path"], good)), copies, result)
@@ -185,27 +186,27 @@ def _place(site: Site, path: str) -> Path:
     target = site.path(path)
     if PurePosixPath(path).parts[0] != "files" and not path.startswith(PREFIX):
         raise ArchiveError(f"{path} is neither below files/ nor a catalogue's file")
-    if not target.parent.resolve().is_relative_to(site.root.resolve()):
+    if not is_object(target) and not target.parent.resolve().is_relative_to(site.root.resolve()):
         raise ArchiveError(f"{path} would leave the site by a link")
     return target
 
 
 def _copy(lake: Lake, copy: Copy, target: Path) -> str | None:
     """Stream a member to its place under a temporary name; what is wrong with it, where its checksum is another."""
-    temporary = target.with_name(f"{datastore.TEMPORARY}recall-{target.name}")
+    temporary = datastore.staging(target)
     digest = hashlib.sha256()
-    with Shelf(lake.site(copy.site), copy.location).file(copy.bundle_path).open("rb") as bundle:
+    with container.Opened(Shelf(lake.site(copy.site), copy.location).file(copy.bundle_path)) as bundle:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                for piece in container.pieces(bundle.fileno(), copy.member):
+                for piece in bundle.pieces(copy.member):
                     digest.update(piece)
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             if digest.hexdigest() != copy.member.checksum:
                 return f"damaged at byte {copy.member.offset}"
-            temporary.replace(target)
+            datastore.settle(temporary, target)
             return None
         finally:
             with suppress(OSError):

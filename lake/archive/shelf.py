@@ -18,6 +18,7 @@ import schemas
 from lake import delta, fault
 from lake.archive.container import SUFFIX, Contents, Member
 from lake.datastore import TEMPORARY
+from lake.objects import is_object
 from lake.query import connect
 from lake.site import Lake, LakeError, Site
 
@@ -65,7 +66,7 @@ class Shelf:
         folder = Path(directory).absolute()
         if not folder.is_dir():
             raise ArchiveError(f"{directory} is no site and no directory; name a site, or make the directory (mount it) first")
-        if folder.resolve().is_relative_to(site.root.parent.resolve()):
+        if folder.resolve().is_relative_to(site.home.resolve()):
             raise ArchiveError(f"{directory} lies inside the lake, whose files are named by its sites; name a site instead")
         return cls(site, str(folder))
 
@@ -88,6 +89,8 @@ class Shelf:
 
     def sweep(self) -> None:
         """Remove the unfinished files of an archiver that died; the caller holds the lock."""
+        if is_object(self.folder):  # an object is there whole or not at all
+            return
         for unfinished in self.folder.glob(f"*/{TEMPORARY}*{SUFFIX}"):
             unfinished.unlink(missing_ok=True)
 
