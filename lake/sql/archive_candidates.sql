@@ -1,6 +1,6 @@
 -- Makes: the registered datasets of files that are chosen for the archive and not in it yet, file by file.
 -- Inputs: dataset of the source (the connection's home), archive_member and archive_bundle_now of the keeper ({keeper}).
--- Grain: one row per dataset in a file of which at least one dataset meets {predicate}; ordered by path. Parameters: types
+-- Grain: one row per dataset in a file of which at least one dataset meets the predicate; ordered by path. Parameters: types
 -- (null: all), location.
 WITH chosen AS (
     SELECT DISTINCT path, file_checksum
