@@ -15,6 +15,7 @@ import pyarrow as pa
 
 import schemas
 from lake import collection, delta, movement
+from lake.clock import next_event
 from lake.query import QueryError, connect, identifier, literal
 from lake.registry import dataset_types
 from lake.site import Lake, LakeError, Site
@@ -210,5 +211,5 @@ def _below(site: Site, chain: str, wanted: Sequence[str]) -> list[str]:
 
 
 def _note(site: Site, release: Release) -> None:
-    row: dict[str, Any] = vars(release) | {"why": release.why and release.why[:512], "noted_at": datetime.now(UTC)}
+    row: dict[str, Any] = vars(release) | {"why": release.why and release.why[:512], "noted_at": next_event(site, "publication")}
     delta.append(site, "publication", pa.Table.from_pylist([row], schema=schemas.table("publication").arrow))

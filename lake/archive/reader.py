@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
+from lake import delta
 from lake.archive.container import Member, Opened
-from lake.archive.shelf import ArchiveError, Shelf
-from lake.query import connect, literal
+from lake.archive.shelf import DAMAGED, STORED, ArchiveError, Bundle, Shelf, bundles
+from lake.query import literal
 from lake.site import Lake, one_line
 
 #: Bundles whose index and open file are kept: who reads one member mostly reads its neighbours next.
 OPEN = 16
-_COLUMNS = "site, bundle_id, location, bundle_path, dataset_id, path, bytes, checksum, byte_offset"
+_COLUMNS = "bundle_id, dataset_id, path, bytes, checksum, byte_offset"
+#: A bundle's keeper, location and id.
+Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,22 @@ class Copy:
     bundle_path: str
     member: Member
 
+    @property
+    def place(self) -> Place:
+        """Which bundle it lies in."""
+        return self.site, self.location, self.bundle_id
+
 
 class Reader:
     """Members of a lake's archive, by the path or the dataset_id of what is wanted. Use as a context manager.
 
-    The first member of a bundle costs a look into the tables; those that follow cost one read of their bytes.
+    The first two members of a bundle cost a look into the tables each; from then on one costs the reading of its bytes.
     """
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
-        self._con = connect(lake)
-        self._index: OrderedDict[tuple[str, str, str], dict[str, Copy]] = OrderedDict()
-        self._files: dict[tuple[str, str, str], Opened] = {}
+        self._index: OrderedDict[Place, dict[str, Copy]] = OrderedDict()
+        self._files: dict[Place, Opened] = {}
 
     def __enter__(self) -> Reader:
         return self
@@ -46,7 +54,6 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        self._con.close()
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -56,50 +63,53 @@ class Reader:
 
         Damaged copies are passed over. ArchiveError when nothing of this name is archived, or no copy is intact.
         """
-        known = next((index[name] for index in reversed(self._index.values()) if name in index), None)
+        for index in reversed(self._index.values()):
+            if name in index:
+                content, problem = self._content(index[name])
+                if problem is None:
+                    return content
         wrong = {}
-        for copy in [known] if known else []:
-            content, problem = self._content(copy)
-            if problem is None:
-                return content
         for copy in self.copies(name):
-            self._load(copy)
             content, problem = self._content(copy)
             if problem is None:
+                self._remember(name, copy)
                 return content
             wrong[copy.bundle_path] = problem
         if not wrong:
-            raise ArchiveError(
-                f"{name} is not in the archive of {self.lake.root}; give a dataset's path or id (drp archive --list)"
-            )
+            raise ArchiveError(f"{name} is not in the archive of {self.lake.root}; give a dataset's path or id")
         raise ArchiveError(f"{name}: no archived copy is intact: " + "; ".join(f"{p}: {why}" for p, why in wrong.items()))
 
     def copies(self, name: str) -> list[Copy]:
-        """Every archived copy of a path or dataset, best first."""
+        """Every archived copy of a path or dataset, those in sound bundles first."""
         column = "path" if "/" in name else "dataset_id"
-        rows = self._con.table(
-            f"SELECT {_COLUMNS} FROM archive_copy WHERE {column} = $name ORDER BY state DESC, site", {"name": name}
-        )
-        found = {(row["site"], row["location"], row["bundle_id"]): _copy(row) for row in rows.to_pylist()}
-        return list(found.values())
+        held: dict[tuple[str, str], list[Bundle]] = {}
+        for bundle in bundles(self.lake):
+            if bundle.state in (STORED, DAMAGED):
+                held.setdefault((bundle.site, bundle.bundle_id), []).append(bundle)
+        found = []
+        for site in dict.fromkeys(site for site, _ in held):
+            for bundle_id, *member in self._members(site, f"{column} = {literal(name)}"):
+                listed = held.get((site, bundle_id), [])
+                found += [(bundle.state != STORED, _copy(bundle, member[1:])) for bundle in listed]
+        return [copy for _, copy in sorted(found, key=lambda each: each[0])]
 
-    def _load(self, copy: Copy) -> None:
-        """Keep the index of the bundle that a copy lies in."""
-        key = (copy.site, copy.location, copy.bundle_id)
-        if key in self._index:
-            self._index.move_to_end(key)
-            return
-        rows = self._con.table(
-            f"SELECT dataset_id, path, bytes, checksum, byte_offset FROM archive_member "
-            f"WHERE site = {literal(copy.site)} AND bundle_id = {literal(copy.bundle_id)}"
-        )
-        index: dict[str, Copy] = {}
-        names = ("dataset_id", "path", "bytes", "checksum", "byte_offset")
-        for dataset_id, path, size, checksum, offset in zip(*(rows[name].to_pylist() for name in names), strict=True):
-            if path not in index:
-                index[path] = Copy(*key[:1], copy.bundle_id, copy.location, copy.bundle_path, Member(path, size, checksum, offset))
-            index[dataset_id] = index[path]
-        self._index[key] = index
+    def _members(self, site: str, condition: str) -> list[tuple[Any, ...]]:
+        """Rows of a keeper's ``archive_member``: bundle_id, dataset_id, path, bytes, checksum, byte_offset."""
+        source = delta.select(self.lake.site(site), "archive_member", condition)
+        with delta.cursor() as con:
+            found: list[tuple[Any, ...]] = con.sql(f"SELECT {_COLUMNS} FROM ({source}) WHERE {condition}").fetchall()
+        return found
+
+    def _remember(self, name: str, copy: Copy) -> None:
+        """Keep a member's place, and once a second one is read from its bundle, that of all."""
+        if copy.place not in self._index:
+            self._index[copy.place] = {name: copy}
+        elif name not in self._index[copy.place]:
+            rows = self._members(copy.site, f"bundle_id = {literal(copy.bundle_id)}")
+            index = self._index[copy.place]
+            for _, dataset_id, path, *rest in rows:
+                index[path] = index[dataset_id] = index.get(path) or replace(copy, member=Member(path, *rest))
+        self._index.move_to_end(copy.place)
         while len(self._index) > OPEN:
             old, _ = self._index.popitem(last=False)
             if old in self._files:
@@ -107,12 +117,11 @@ class Reader:
 
     def _content(self, copy: Copy) -> tuple[bytes, str | None]:
         """A member's bytes, and what is wrong with them."""
-        key = (copy.site, copy.location, copy.bundle_id)
         try:
-            if key not in self._files:
+            if copy.place not in self._files:
                 path = Shelf(self.lake.site(copy.site), copy.location).file(copy.bundle_path)
-                self._files[key] = Opened(path)
-            content = b"".join(self._files[key].pieces(copy.member))
+                self._files[copy.place] = Opened(path)
+            content = b"".join(self._files[copy.place].pieces(copy.member))
         except OSError as error:
             return b"", one_line(error)
         if sha256(content).hexdigest() != copy.member.checksum:
@@ -120,6 +129,5 @@ class Reader:
         return content, None
 
 
-def _copy(row: dict[str, object]) -> Copy:
-    member = Member(str(row["path"]), int(str(row["bytes"])), str(row["checksum"]), int(str(row["byte_offset"])))
-    return Copy(str(row["site"]), str(row["bundle_id"]), str(row["location"]), str(row["bundle_path"]), member)
+def _copy(bundle: Bundle, member: list[Any]) -> Copy:
+    return Copy(bundle.site, bundle.bundle_id, bundle.location, bundle.path, Member(*member))

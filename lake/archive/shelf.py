@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,10 +17,12 @@ import pyarrow as pa
 import schemas
 from lake import delta, fault
 from lake.archive.container import SUFFIX, Contents, Member
+from lake.clock import next_event
 from lake.datastore import TEMPORARY
 from lake.objects import is_object
-from lake.query import connect
+from lake.query import connect, literal
 from lake.site import Lake, LakeError, Site
+from lake.sql import statement
 
 #: Below a site's root, or nothing where a directory outside the lake was given.
 FOLDER = "files/archive"
@@ -96,7 +98,7 @@ class Shelf:
 
     def note(self, *events: Bundle) -> None:
         """Append events of bundles, now."""
-        now, schema = datetime.now(UTC), schemas.table("archive_bundle").arrow
+        now, schema = next_event(self.site, "archive_bundle"), schemas.table("archive_bundle").arrow
         rows: list[dict[str, Any]] = [vars(e) | {"reason": e.reason and e.reason[:512], "noted_at": now} for e in events]
         if rows:
             delta.append(self.site, "archive_bundle", pa.Table.from_pylist(rows, schema=schema))
@@ -121,9 +123,12 @@ class Shelf:
 def bundles(lake: Lake, site: str | None = None) -> list[Bundle]:
     """Every bundle of a lake as it stands, or those that one site keeps; in order of site, location and path."""
     columns = ", ".join(Bundle.__dataclass_fields__)
-    with connect(lake, None if site is None else [lake.site(site).name]) as con:
-        rows = con.table(f"SELECT {columns} FROM archive_bundle_now ORDER BY site, location, path")
-    return [Bundle(**row) for row in rows.to_pylist()]
+    sites = list(lake.sites.values()) if site is None else [lake.site(site)]
+    events = " UNION ALL ".join(f"SELECT {literal(s.name)} AS site, * FROM ({delta.select(s, 'archive_bundle')})" for s in sites)
+    with delta.cursor() as con:
+        con.execute(f"CREATE TEMP VIEW archive_bundle AS {events}")
+        now = f"SELECT {columns} FROM ({statement('views/archive_bundle_now')}) ORDER BY site, location, path"
+        return [Bundle(**row) for row in con.sql(now).to_arrow_table().to_pylist()]
 
 
 def members(bundle: Bundle, lake: Lake) -> list[Member]:
