@@ -48,7 +48,7 @@ def run(scale: int, folder: Path | None) -> Iterator[Quantity]:
         assert archive.verify(lake).ok
         verified = time.perf_counter() - began
         packed = _tar(lake.central.root, Path(scratch) / "peer.tar")
-        warm, first = _read(lake, names)
+        warm, first, index = _read(lake, names)
         shutil.rmtree(lake.root)
         butler = measure("butler", "butler_zip", min(members, BUTLER_MOST), size, SECONDS, _new(Path(scratch) / "butler"))
     tar = Peer("tar+sha256sum", _version(), megabytes / packed)
@@ -57,6 +57,7 @@ def run(scale: int, folder: Path | None) -> Iterator[Quantity]:
     ratio = butler and warm * butler["read_seconds"]
     yield Quantity("member read", "1/s", warm, ">= 100x", ratio >= 100 if ratio else None, zipped, members)
     yield Quantity("member read, the first of a Reader", "1/s", first, "", None, zipped, members)
+    yield Quantity("index of the bundle, taken in once", "s", index, "", None, None, members)
     yield Quantity("milliseconds per member", "ms", 1e3 / warm, "< 1", warm > 1000, None, members)
     yield Quantity("bundle made, verified, registered", "1/s", members / made, "", None, kept, members)
     yield Quantity("bundle made, verified, registered", "MB/s", megabytes / made, "", None, tar, members)
@@ -64,8 +65,9 @@ def run(scale: int, folder: Path | None) -> Iterator[Quantity]:
     yield Quantity("bytes beside the members", "B", (bundle.bytes - members * size) / members, "", None, None, members)
 
 
-def _read(lake: Lake, names: list[str]) -> tuple[float, float]:
-    """Members per second: of a Reader that has read one before, at random; and of one that was just opened."""
+def _read(lake: Lake, names: list[str]) -> tuple[float, float, float]:
+    """Members per second: of a Reader that has read two before, at random; and of one that was just opened. And the seconds
+    that the second member takes, with which the index of its bundle is taken in."""
     from lake import archive
 
     chance, first = random.Random(1), []
@@ -76,12 +78,15 @@ def _read(lake: Lake, names: list[str]) -> tuple[float, float]:
         first.append(time.perf_counter() - began)
     with archive.Reader(lake) as reader:
         reader.read(names[0])
+        began = time.perf_counter()
+        reader.read(names[1])
+        index = time.perf_counter() - began
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < SECONDS:
             for name in chance.choices(names, k=100):
                 reader.read(name)
             count += 100
-        return count / (time.perf_counter() - began), 1 / sorted(first)[2]
+        return count / (time.perf_counter() - began), 1 / sorted(first)[2], index
 
 
 def _tar(root: Path, target: Path) -> float:

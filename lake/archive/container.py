@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -53,19 +54,19 @@ class Contents:
     members: tuple[Member, ...]
     records: pa.Table
 
-    @property
+    @cached_property
     def sums(self) -> bytes:
         """SHA256SUMS; the line of a name that sha256sum would escape begins with a backslash, as it expects."""
         return "".join(_sum_line(member) for member in self.members).encode()
 
-    @property
+    @cached_property
     def csv(self) -> bytes:
         """datasets.csv; a value that is null is empty."""
         sink = io.BytesIO()
         pa.csv.write_csv(self.records.select(list(COLUMNS)), sink)
         return sink.getvalue()
 
-    @property
+    @cached_property
     def bundle_id(self) -> str:
         """UUIDv5 of what the bundle holds."""
         return str(uuid.uuid5(NAMESPACE, hashlib.sha256(self.sums + b"\0" + self.csv).hexdigest()))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+
+import pyarrow as pa
 
 from lake import delta
 from lake.archive.container import Member, Opened
@@ -15,7 +16,6 @@ from lake.site import Lake, one_line
 
 #: Bundles whose index and open file are kept: who reads one member mostly reads its neighbours next.
 OPEN = 16
-_COLUMNS = "bundle_id, dataset_id, path, bytes, checksum, byte_offset"
 #: A bundle's keeper, location and id.
 Place = tuple[str, str, str]
 
@@ -36,6 +36,25 @@ class Copy:
         return self.site, self.location, self.bundle_id
 
 
+class _Index:
+    """The members of one bundle, in columns: an object for each of them would cost a second for a large bundle."""
+
+    def __init__(self, bundle: Copy, members: pa.Table) -> None:
+        self._bundle, self._paths = bundle, members["path"].to_pylist()
+        self._bytes, self._offsets = members["bytes"].to_numpy(), members["byte_offset"].to_numpy()
+        self._checksums = members["checksum"].to_pylist()
+        rows = range(members.num_rows)
+        self._rows = dict(zip(members["dataset_id"].to_pylist(), rows, strict=True)) | dict(zip(self._paths, rows, strict=True))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
+    def __getitem__(self, name: str) -> Copy:
+        row = self._rows[name]
+        member = Member(self._paths[row], int(self._bytes[row]), self._checksums[row], int(self._offsets[row]))
+        return replace(self._bundle, member=member)
+
+
 class Reader:
     """Members of a lake's archive, by the path or the dataset_id of what is wanted. Use as a context manager.
 
@@ -44,7 +63,7 @@ class Reader:
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
-        self._index: OrderedDict[Place, dict[str, Copy]] = OrderedDict()
+        self._index: OrderedDict[Place, _Index | None] = OrderedDict()
         self._files: dict[Place, Opened] = {}
 
     def __enter__(self) -> Reader:
@@ -64,7 +83,7 @@ class Reader:
         Damaged copies are passed over. ArchiveError when nothing of this name is archived, or no copy is intact.
         """
         for index in reversed(self._index.values()):
-            if name in index:
+            if index is not None and name in index:
                 content, problem = self._content(index[name])
                 if problem is None:
                     return content
@@ -72,7 +91,7 @@ class Reader:
         for copy in self.copies(name):
             content, problem = self._content(copy)
             if problem is None:
-                self._remember(name, copy)
+                self._remember(copy)
                 return content
             wrong[copy.bundle_path] = problem
         if not wrong:
@@ -88,27 +107,25 @@ class Reader:
                 held.setdefault((bundle.site, bundle.bundle_id), []).append(bundle)
         found = []
         for site in dict.fromkeys(site for site, _ in held):
-            for bundle_id, *member in self._members(site, f"{column} = {literal(name)}"):
-                listed = held.get((site, bundle_id), [])
-                found += [(bundle.state != STORED, _copy(bundle, member[1:])) for bundle in listed]
+            for row in self._members(site, f"{column} = {literal(name)}").to_pylist():
+                member = Member(row["path"], row["bytes"], row["checksum"], row["byte_offset"])
+                for bundle in held.get((site, row["bundle_id"]), []):
+                    copy = Copy(site, bundle.bundle_id, bundle.location, bundle.path, member)
+                    found.append((bundle.state != STORED, copy))
         return [copy for _, copy in sorted(found, key=lambda each: each[0])]
 
-    def _members(self, site: str, condition: str) -> list[tuple[Any, ...]]:
-        """Rows of a keeper's ``archive_member``: bundle_id, dataset_id, path, bytes, checksum, byte_offset."""
+    def _members(self, site: str, condition: str) -> pa.Table:
+        """Rows of a keeper's ``archive_member``."""
         source = delta.select(self.lake.site(site), "archive_member", condition)
         with delta.cursor() as con:
-            found: list[tuple[Any, ...]] = con.sql(f"SELECT {_COLUMNS} FROM ({source}) WHERE {condition}").fetchall()
-        return found
+            return con.sql(f"SELECT * FROM ({source}) WHERE {condition}").to_arrow_table()
 
-    def _remember(self, name: str, copy: Copy) -> None:
-        """Keep a member's place, and once a second one is read from its bundle, that of all."""
+    def _remember(self, copy: Copy) -> None:
+        """Note that a bundle was read from; the second time, keep where all of its members are."""
         if copy.place not in self._index:
-            self._index[copy.place] = {name: copy}
-        elif name not in self._index[copy.place]:
-            rows = self._members(copy.site, f"bundle_id = {literal(copy.bundle_id)}")
-            index = self._index[copy.place]
-            for _, dataset_id, path, *rest in rows:
-                index[path] = index[dataset_id] = index.get(path) or replace(copy, member=Member(path, *rest))
+            self._index[copy.place] = None
+        elif self._index[copy.place] is None:
+            self._index[copy.place] = _Index(copy, self._members(copy.site, f"bundle_id = {literal(copy.bundle_id)}"))
         self._index.move_to_end(copy.place)
         while len(self._index) > OPEN:
             old, _ = self._index.popitem(last=False)
@@ -127,7 +144,3 @@ class Reader:
         if sha256(content).hexdigest() != copy.member.checksum:
             return b"", f"damaged at byte {copy.member.offset}"
         return content, None
-
-
-def _copy(bundle: Bundle, member: list[Any]) -> Copy:
-    return Copy(bundle.site, bundle.bundle_id, bundle.location, bundle.path, Member(*member))
