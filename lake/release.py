@@ -107,7 +107,7 @@ def withdraw(lake: Lake, release: str, destination: Site, who: str = "", why: st
     gone = sorted(ids.difference(*[held for _, held in _present(destination, ids)])) if paths else sorted(ids)
     for name, kind in collection.resolve(destination, _known(destination, found.collections)):
         if kind == "TAGGED" and gone:
-            collection.tag(destination, name, gone, removed=True)
+            associate(destination, name, gone, removed=True)
     said = f"{len(paths)} files stay: {min(kept.values(), default='something holds them')}" if paths else None
     now = replace(found, state=WITHDRAWING if paths else WITHDRAWN, who=who, why=why or said, noted_at=None)
     _note(destination, now)
@@ -159,8 +159,8 @@ def _in_collections(source: Site, names: Sequence[str]) -> list[str]:
     if not searched:
         raise ReleaseError(f"{', '.join(names)}: holds no RUN or TAGGED collection; only these have datasets to publish")
     values = ", ".join(f"({place}, {literal(name)}, {literal(kind)})" for place, name, kind in searched)
-    found = " ".join(line.strip() for line in statement("collection_members").splitlines() if not line.startswith("--"))
-    search = f"WITH searched(position, collection, kind) AS (VALUES {values}) SELECT dataset_id FROM ({found})"
+    found = " ".join(line.strip() for line in statement("release_members").splitlines() if not line.startswith("--"))
+    search = f"WITH searched(position, collection, kind) AS (VALUES {values}) {found}"
     return [f"dataset_id IN ({search})"]
 
 
@@ -202,7 +202,14 @@ def _define(source: Site, destination: Site, names: Sequence[str], members: Sequ
                 {"name": name, "ids": list(members)},
             )["dataset_id"].to_pylist()
         if ids:
-            collection.tag(destination, name, ids)
+            associate(destination, name, ids)
+
+
+def associate(site: Site, tagged: str, dataset_ids: Sequence[str], removed: bool = False) -> None:
+    """Note that datasets are in a TAGGED collection of a site, as another site has it, or (``removed``) no longer."""
+    schema, count = schemas.table("association").arrow, len(dataset_ids)
+    columns = [[tagged] * count, list(dataset_ids), [removed] * count, [next_event(site, "association")] * count]
+    delta.append(site, "association", pa.table(columns, schema=schema))
 
 
 def _below(site: Site, chain: str, wanted: Sequence[str]) -> list[str]:

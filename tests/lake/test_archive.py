@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -248,6 +249,16 @@ def test_a_directory_that_is_not_mounted_is_not_a_loss(lake: Lake, tmp_path: Pat
     found = archive.verify(lake)
     assert found.unreachable == [str(tmp_path / "tape")] and not found.ok
     assert [bundle.state for bundle in archive.bundles(lake)] == ["stored"]
+
+
+def test_an_event_is_the_latest_though_the_clock_was_set_back(lake: Lake) -> None:
+    [bundle] = keep(lake).bundles
+    ahead = vars(bundle) | {"noted_at": datetime.now(UTC) + timedelta(days=1)}
+    row = {name: ahead[name] for name in schemas.table("archive_bundle").arrow.names}
+    delta.append(lake.central, "archive_bundle", pa.Table.from_pylist([row], schema=schemas.table("archive_bundle").arrow))
+    bundle_file(lake, bundle).unlink()
+    assert not archive.verify(lake).ok
+    assert [b.state for b in archive.bundles(lake)] == ["lost"]
 
 
 # -- recalling ---------------------------------------------------------------------------------------------------------
