@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import schemas
-from lake import datastore, delta, release
+from lake import datastore, delta, snapshot
 from lake.access import at, source
 from lake.janitor import UNFINISHED
 from lake.objects import ObjectPath
@@ -83,12 +83,16 @@ def _kind(path: str, name: str, logs: set[str]) -> str:
 
 
 def registered(site: Site) -> pa.Table:
-    """Files that registered datasets are in: path, file_bytes, file_checksum, datasets; ordered by path."""
+    """Files that registered datasets are in, and bundles of the archive: path, file_bytes, file_checksum, datasets; by path."""
     with delta.connect() as con:
         view(con, site, "dataset")
+        view(con, site, "archive_bundle")
         return con.sql(
             "SELECT path, any_value(file_bytes) AS file_bytes, any_value(file_checksum) AS file_checksum, "
-            "count(*) AS datasets FROM dataset GROUP BY path ORDER BY path"
+            "count(*) AS datasets FROM dataset GROUP BY path "
+            "UNION ALL SELECT path, bytes, checksum, datasets FROM ("
+            "FROM archive_bundle WHERE location = '' QUALIFY row_number() OVER (PARTITION BY bundle_id ORDER BY noted_at DESC) = 1"
+            ") WHERE state IN ('stored', 'damaged') ORDER BY path"
         ).to_arrow_table()
 
 
@@ -107,10 +111,10 @@ def live(site: Site) -> pa.Table:
 
 
 def retired(site: Site, strays: list[str]) -> set[str]:
-    """Data files that tables gave up: merged into others (their log took them out, upkeep removes them), or kept by a release."""
+    """Data files that tables gave up: merged into others (their log took them out, upkeep removes them), or kept by a snapshot."""
     found: set[str] = set()
     for name in schemas.tables() if strays else ():
-        found |= {site.relative(path) for path in release.paths(site, name)}
+        found |= {site.relative(path) for path in snapshot.paths(site, name)}
     for name, schema in schemas.tables().items():
         prefix = table_dir(name) + "/"
         if schema.subject == "catalogues" or not any(path.startswith(prefix) for path in strays):

@@ -63,7 +63,7 @@ def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) ->
     which one counts.
     """
     target = site.path(rel)
-    temporary = _temporary(target)
+    temporary = staging(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
@@ -76,7 +76,7 @@ def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) ->
             if target.stat().st_size == record.bytes and checksum(target) == record.checksum:
                 return record
             record = FileRecord(alternative(rel, record.checksum), record.bytes, record.checksum)
-        _settle(temporary, site.path(record.path))
+        settle(temporary, site.path(record.path))
         return record
     except OSError as error:
         raise _failure(site, rel, error) from None
@@ -106,7 +106,7 @@ def put_file(
     ``move`` takes the source away when the new file is durable.
     """
     source, target = Path(source), site.path(rel)
-    temporary = _temporary(target)
+    temporary = staging(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if mode == "link":
@@ -128,7 +128,7 @@ def put_file(
         elif target.exists() and expected is None:
             raise DatastoreError(f"site {site.name}: {rel} is there with other content; files are never overwritten")
         else:
-            _settle(temporary, target)
+            settle(temporary, target)
         if mode == "move":
             source.unlink()
         return record
@@ -168,13 +168,13 @@ def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | N
     return None
 
 
-def _temporary(target: Path) -> Path:
+def staging(target: Path) -> Path:
     """Where a new file is written before it gets its name: beside that, or in local scratch for an object."""
     name = f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{target.name}"
     return Path(tempfile.gettempdir()) / name if is_object(target) else target.with_name(name)
 
 
-def _settle(temporary: Path, target: Path) -> None:
+def settle(temporary: Path, target: Path) -> None:
     """Give a finished file its name, durably."""
     if isinstance(target, ObjectPath):
         target.upload(temporary)

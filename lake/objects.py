@@ -198,6 +198,13 @@ class ObjectPath:
         with _errors(self):
             return bytes(obstore.get(_store(self.bucket), self._whole).bytes())
 
+    def read_range(self, offset: int, count: int) -> bytes:
+        """``count`` bytes from ``offset`` on; StoreError where the object ends before."""
+        import obstore
+
+        with _errors(self):
+            return bytes(obstore.get_range(_store(self.bucket), self._whole, start=offset, length=count))
+
     def read_text(self) -> str:
         return self.read_bytes().decode()
 

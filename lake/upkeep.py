@@ -5,7 +5,7 @@ took out of a table, and log entries that are older than a checkpoint, stay for 
 appended (the committer every so many batches, the journal, the driver after a step); maintain() is ``drp upkeep``. No
 lock of a writer is held: of two that rearrange the same files one is refused and gives up (see lake.commit).
 
-Nothing goes that a release names (lake.release), that the ingester has not read yet, or that is the only readable state.
+Nothing goes that a snapshot names (lake.snapshot), that the ingester has not read yet, or that is the only readable state.
 Files of catalogues are never touched here: the registry names them.
 """
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import schemas
-from lake import delta, janitor, release
+from lake import delta, janitor, snapshot
 from lake.access import source
 from lake.commit import live_files
 from lake.fault import point
@@ -169,7 +169,7 @@ def sweep(site: Site, table: str, hours: int = HORIZON, dry_run: bool = False) -
     handle = delta.open_table(site, table)
     if handle is None:
         return 0, 0
-    stay = {folder / path for path in live_files(handle, site, table)} | release.paths(site, table)
+    stay = {folder / path for path in live_files(handle, site, table)} | snapshot.paths(site, table)
     given_up, long_ago = (
         {folder / unquote(p) for p in handle.vacuum(h, dry_run=True, enforce_retention_duration=False)} for h in (0, hours)
     )

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import schemas
 from lake import access, datastore, slices
 from lake.site import Site
+from pipelines import software
 from pipelines.definition import Task
 from pipelines.image import Image
 from pipelines.kept import Kept
@@ -37,7 +38,9 @@ from pipelines.quantum import DatasetRef, Inputs, NoWork, Payload, Quantum
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job as sent to a worker. ``outputs`` maps (quantum_id, dataset type) to the expected dataset rows of that output."""
+    """A job as sent to a worker. ``expected`` maps (quantum_id, dataset type) to the expected dataset rows of that output;
+    ``software`` is the fingerprint that the worker must have.
+    """
 
     job: str
     attempt: int
@@ -47,6 +50,7 @@ class JobSpec:
     refs: Mapping[str, Mapping[str, list[DatasetRef]]]
     expected: Mapping[tuple[str, str], list[dict[str, Any]]]
     storage: Mapping[str, str]
+    software: bytes | None = None
 
 
 @dataclass
@@ -71,7 +75,11 @@ STORAGE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run_job(spec: JobSpec) -> JobResult:
-    """Run all quanta of a job; raises only where the site's storage takes no more files (OSError, LakeError)."""
+    """Run all quanta of a job; raises only where the site's storage takes no more files (OSError, LakeError), or where this
+    worker runs other software than the job asks for (FingerprintError).
+    """
+    if spec.software is not None:
+        software.require(spec.software, software.describe(), f"site {spec.site.name}: a worker on {socket.gethostname()}")
     access.trim()
     result = JobResult(spec.job, spec.task.label)
     verified: set[str] = set()

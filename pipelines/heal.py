@@ -1,4 +1,5 @@
-"""Make good what storage lost: fetch a replica from another site, or run again the quantum that made it.
+"""Make good what storage lost: fetch a replica from another site, recall it from the archive, or run again the quantum that
+made it. A bundle of the archive is made again from its files.
 
 A dataset is a function of its data ID (law 4), so a remade file has the registered checksum; anything else is refused.
 """
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from checks import audit
-from lake import delta, movement
+from lake import archive, delta, movement
 from lake.site import Lake
 from pipelines.runner import SiteRunner
 
@@ -34,7 +35,7 @@ def heal(lake: Lake, runners: Mapping[str, SiteRunner], progress: Progress) -> H
     if not any(open_paths.values()):
         return Healed()
     progress.phase("heal")
-    lines, hopeless = _fetch(lake, open_paths), []
+    lines, hopeless = _fetch(lake, open_paths) + _recall(lake, open_paths), []
     for name, runner in runners.items():
         left = audit.still_broken(runner.site, open_paths[name])
         remade = _remake(runner, left)
@@ -55,6 +56,19 @@ def _fetch(lake: Lake, paths: Mapping[str, list[str]]) -> list[str]:
             healed = movement.refetch(lake, lake.site(name), wanted).healed
             if healed:
                 lines.append(f"{name}: fetched {len(healed)} files again from other sites")
+    return lines
+
+
+def _recall(lake: Lake, paths: Mapping[str, list[str]]) -> list[str]:
+    """Bring back what no other site could give, from the archive; and make bundles again that were lost themselves."""
+    lines = []
+    for name, wanted in paths.items():
+        left = audit.still_broken(lake.site(name), wanted) if wanted else []
+        bundles = [path for path in left if path.startswith(archive.FOLDER + "/")]
+        if restored := archive.recall(lake, lake.site(name), set(left).difference(bundles)).restored if left else {}:
+            lines.append(f"{name}: recalled {len(restored)} files from the archive")
+        if made := len(bundles) - len(archive.mend(lake, lake.site(name), bundles)) if bundles else 0:
+            lines.append(f"{name}: made {made} bundles of the archive again")
     return lines
 
 

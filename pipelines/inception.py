@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 import schemas
-from lake import datastore, delta, movement, registry
+from lake import datastore, movement, registry
 from lake.site import Lake, Site
 from pipelines import execute, instrument, placement, registration, software
 from pipelines.campaign import Campaign, CampaignError
 from pipelines.definition import Pipeline, Task
 from pipelines.journal import now
 from pipelines.runner import WorkerError
+from pipelines.software import FingerprintError
 
 if TYPE_CHECKING:
     from pipelines.driver import Progress
-
-
-class FingerprintError(RuntimeError):
-    """The software that runs is not the software that the campaign pinned."""
 
 
 def check(lake: Lake, campaign: Campaign, pipeline: Pipeline) -> None:
@@ -106,15 +103,8 @@ def declare(site: Site, campaign: Campaign, pipeline: Pipeline) -> None:
 def pin_software(lake: Lake, campaign: Campaign, pipeline: Pipeline) -> None:
     """Register the fingerprint once, at the central site; refuse to continue a campaign with other software."""
     site, run = lake.central, pipeline.run(campaign.name, "software")
-    with delta.connect() as con:
-        held = registry.datasets(con, site, "run = $run", {"run": run}, ["software"]).select("path").fetchall()
-    if held:
-        pinned = site.path(held[0][0]).read_bytes()
-        if pinned != software.describe():
-            raise FingerprintError(
-                f"campaign {campaign.name} was begun with other software: {difference(pinned, software.describe())}; "
-                f"install that again, or start a new campaign"
-            )
+    if (held := software.pinned(site, run)) is not None:
+        software.require(held, software.describe(), f"campaign {campaign.name}: {site.name}")
         return
     row: dict[str, Any] = dict.fromkeys(schemas.table("dataset").arrow.names)
     row |= {"dataset_type": "software", "run": run, "instrument": campaign.instrument}
@@ -127,20 +117,6 @@ def pin_software(lake: Lake, campaign: Campaign, pipeline: Pipeline) -> None:
     (verdict,) = registry.ingest(site, registry.with_ids(None, rows, pipeline.dimensions())).to_pylist()
     if verdict["verdict"] not in ("accepted", "present"):
         raise FingerprintError(f"the software fingerprint cannot be registered: {verdict['reason']}")
-
-
-def difference(pinned: bytes, running: bytes) -> str:
-    """What differs between two fingerprints, in words."""
-    import json
-
-    old, new = json.loads(pinned), json.loads(running)
-    found = [
-        f"{name} {old['packages'].get(name)} then, {new['packages'].get(name)} now"
-        for name in sorted({*old["packages"], *new["packages"]})
-        if old["packages"].get(name) != new["packages"].get(name)
-    ]
-    found += [f"{k} {old[k]} then, {new[k]} now" for k in ("python", "machine") if old[k] != new[k]]
-    return "; ".join(found) or "the project's own source has changed"
 
 
 def ingest(lake: Lake, campaign: Campaign) -> None:

@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 import schemas
 from lake import delta, publish, upkeep
 from lake.site import LakeError, Site
-from pipelines import execute, graph
+from pipelines import execute, graph, software
 from pipelines.campaign import Campaign
 from pipelines.definition import Pipeline, Task
 from pipelines.execute import JobResult, JobSpec
 from pipelines.jobs import Jobs
 from pipelines.journal import Journal, now, who
+from pipelines.software import FingerprintError
 
 PUBLISH_SECONDS = 5.0
 
@@ -66,6 +67,7 @@ class SiteRunner:
         self.fingerprint, self.stopping, self.progress = fingerprint, stopping, progress
         self.publisher = publish.Publisher(site)
         self._pool: ProcessPoolExecutor | None = None
+        self._software: bytes | None = None
         self._predicted: list[int] = []
         self._jobs = Jobs(site, pipeline, campaign)
 
@@ -78,14 +80,29 @@ class SiteRunner:
     def _submit(self, spec: JobSpec, running: dict[Future[JobResult], JobSpec]) -> None:
         """Hand a job to the pool; a pool that broke in the meantime is replaced."""
         for _ in range(2):
-            if self._pool is None:
-                self._pool = execute.pool(self.campaign.workers)
             try:
+                if self._pool is None:
+                    self._pool = self._admitted()
+                spec = replace(spec, software=self._software)
                 running[self._pool.submit(execute.run_job, spec)] = spec
                 return
             except BrokenProcessPool:
                 self._pool = None
         raise WorkerError(f"site {self.site.name}: worker processes cannot be started")
+
+    def _admitted(self) -> ProcessPoolExecutor:
+        """Workers for this site, which run the software that the campaign pinned and that was placed here."""
+        run = self.pipeline.run(self.campaign.name, "software")
+        self._software = software.pinned(self.site, run)
+        if self._software is None:
+            raise FingerprintError(f"site {self.site.name}: the campaign's software fingerprint is not here; drp run places it")
+        pool = execute.pool(self.campaign.workers)
+        try:
+            software.require(self._software, pool.submit(software.describe).result(), f"site {self.site.name}")
+        except FingerprintError:
+            pool.shutdown()
+            raise
+        return pool
 
     # -- what is to do -------------------------------------------------------------------------------------------------
 

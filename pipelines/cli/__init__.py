@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("pipelines.cli.audit:command", "Storage against registry: lost, damaged, orphan."),
     "transfers": ("pipelines.cli.transfers:command", "Rules and transfers: counts, bytes, rate, ETA."),
     "rule": ("pipelines.cli.rule:command", "Add, list and show rules."),
+    "archive": ("pipelines.cli.archive:command", "Bundle small files; verify, read and recall them."),
+    "publish": ("pipelines.cli.publish:command", "Send a release to a distribution site."),
     "sql": ("pipelines.cli.sql:command", "Ask anything of every table of every site."),
     "upkeep": ("pipelines.cli.upkeep:command", "Merge small files, remove what nobody needs any more."),
     "qa": ("pipelines.cli.qa:command", "Judge the campaign by its expectation suites."),

@@ -13,14 +13,16 @@ from pipelines.cli.output import emit, format_option, lake_argument
 @lake_argument
 @click.argument("site", metavar="[SITE]", required=False)
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
-@click.option("--keep", metavar="NAME", help="First keep the tables as they are now, as release NAME: no upkeep removes its files.")
-@click.option("--drop", metavar="NAME", help="First drop the release NAME.")
+@click.option(
+    "--keep", metavar="NAME", help="First keep the tables as they are now, as snapshot NAME: no upkeep removes its files."
+)
+@click.option("--drop", metavar="NAME", help="First drop the snapshot NAME.")
 @format_option
 def command(lake: Path, site: str | None, dry_run: bool, keep: str | None, drop: str | None, form: str) -> None:
     """Merge small files, remove old ones and old log entries, and what dead writers left behind.
 
     A running campaign does this by itself; nothing here disturbs it. What a table gave up stays for a day for those who
-    still read it; what a release names stays until the release is dropped.
+    still read it; what a snapshot names stays until the snapshot is dropped.
 
     \b
     Examples:
@@ -28,7 +30,7 @@ def command(lake: Path, site: str | None, dry_run: bool, keep: str | None, drop:
       drp upkeep ./drp-demo FRDF
       drp upkeep ./drp-demo --keep dr1
     """
-    from lake import janitor, release, upkeep
+    from lake import janitor, snapshot, upkeep
     from lake.site import Lake
     from pipelines.journal import who
 
@@ -37,14 +39,14 @@ def command(lake: Path, site: str | None, dry_run: bool, keep: str | None, drop:
     if dry_run and (keep or drop):
         raise click.UsageError("--dry-run changes nothing: it goes with neither --keep nor --drop")
     if drop:
-        holding = [each for each in sites if drop in release.names(each)]
+        holding = [each for each in sites if drop in snapshot.names(each)]
         if not holding:
-            raise release.ReleaseError(f"no site of {opened.root} keeps a release {drop}")
+            raise snapshot.SnapshotError(f"no site of {opened.root} keeps a snapshot {drop}")
         for each in holding:
-            release.drop(each, drop, who())
+            snapshot.drop(each, drop, who())
     if keep:
         for each in sites:
-            click.echo(f"{each.name}: {release.keep(each, keep, who())} files are kept as {keep}", err=True)
+            click.echo(f"{each.name}: {snapshot.keep(each, keep, who())} files are kept as {keep}", err=True)
     rows = []
     for each in sites:
         rows += [vars(tended) for tended in upkeep.maintain(each, dry_run)]

@@ -1,4 +1,4 @@
-"""Upkeep: merging under concurrent writers and kills, sweeping after the horizon, cutting logs, releases, the janitor."""
+"""Upkeep: merging under concurrent writers and kills, sweeping after the horizon, cutting logs, snapshots, the janitor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 import schemas
-from lake import commit, delta, ingester, janitor, release, upkeep
+from lake import commit, delta, ingester, janitor, snapshot, upkeep
 from lake.parquet import APPENDED, DeltaError, write_files
 from lake.site import Lake, Site
 
@@ -244,20 +244,20 @@ def test_the_ingester_finds_what_it_has_not_read(site: Site, monkeypatch: pytest
     assert version == 71 and len(paths) == 71, "all there is: too much rather than too little"
 
 
-def test_a_release_keeps_its_files(site: Site) -> None:
+def test_a_snapshot_keeps_its_files(site: Site) -> None:
     fill(site, 40)
-    assert release.keep(site, "dr1", "op@host") == 40
-    with pytest.raises(release.ReleaseError, match="release dr1 is there already"):
-        release.keep(site, "dr1", "op@host")
+    assert snapshot.keep(site, "dr1", "op@host") == 40
+    with pytest.raises(snapshot.SnapshotError, match="snapshot dr1 is there already"):
+        snapshot.keep(site, "dr1", "op@host")
     fill(site, 10, 40)
     upkeep.compact(site, "metric")
     assert upkeep.sweep(site, "metric", hours=0)[0] == 10
-    assert values(site, release.files(site, "dr1", "metric")) == [float(n) for n in range(40)]
-    with pytest.raises(release.ReleaseError, match="no release dr2; there are: dr1"):
-        release.files(site, "dr2", "metric")
-    release.drop(site, "dr1", "op@host")
-    assert release.names(site) == [] and upkeep.sweep(site, "metric", hours=0)[0] == 40
-    assert release.keep(site, "dr1", "op@host") == 3, "the name is free again; the release table itself is kept, too"
+    assert values(site, snapshot.files(site, "dr1", "metric")) == [float(n) for n in range(40)]
+    with pytest.raises(snapshot.SnapshotError, match="no snapshot dr2; there are: dr1"):
+        snapshot.files(site, "dr2", "metric")
+    snapshot.drop(site, "dr1", "op@host")
+    assert snapshot.names(site) == [] and upkeep.sweep(site, "metric", hours=0)[0] == 40
+    assert snapshot.keep(site, "dr1", "op@host") == 3, "the name is free again; the snapshot table itself is kept, too"
     assert values(site) == [float(n) for n in range(50)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from lake import delta, release, upkeep
+from lake import delta, snapshot, upkeep
 from lake.site import Lake
 from pipelines import cli, journal
 from pipelines.journal import Journal, latest
@@ -73,15 +73,15 @@ def test_the_command(lake: Lake, drp) -> None:
     assert drp("upkeep", lake.root, "B")[1] == "nothing to do\n" and litter.exists(), "the writer may still live"
 
 
-def test_releases_on_the_command_line(lake: Lake, drp) -> None:
+def test_snapshots_on_the_command_line(lake: Lake, drp) -> None:
     events(lake, 3)
     assert drp("upkeep", lake.root, "A", "--keep", "dr1") == (0, "nothing to do\n", "A: 3 files are kept as dr1\n")
     code, _, error = drp("upkeep", lake.root, "A", "--keep", "dr1")
-    assert code == 2 and error == "drp: site A: release dr1 is there already; choose another name, or drop it first\n"
-    assert len(release.files(lake.central, "dr1", "step")) == 3
-    assert drp("upkeep", lake.root, "A", "--drop", "dr1")[0] == 0 and release.names(lake.central) == []
+    assert code == 2 and error == "drp: site A: snapshot dr1 is there already; choose another name, or drop it first\n"
+    assert len(snapshot.files(lake.central, "dr1", "step")) == 3
+    assert drp("upkeep", lake.root, "A", "--drop", "dr1")[0] == 0 and snapshot.names(lake.central) == []
     code, _, error = drp("upkeep", lake.root, "--drop", "dr1")
-    assert code == 2 and error == f"drp: no site of {lake.root} keeps a release dr1\n"
+    assert code == 2 and error == f"drp: no site of {lake.root} keeps a snapshot dr1\n"
     code, _, error = drp("upkeep", lake.root, "--dry-run", "--keep", "x")
     assert code == 2 and error.startswith("drp: --dry-run changes nothing")
 

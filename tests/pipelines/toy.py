@@ -18,7 +18,7 @@ import yaml
 import schemas
 from lake import collection, datastore, dimensions, publish
 from lake.site import Lake, Site
-from pipelines import definition, registration
+from pipelines import definition, registration, software
 from pipelines.campaign import Campaign, SiteShare
 from pipelines.definition import Pipeline
 from pipelines.quantum import Inputs, NoWork, Payload, Quantum
@@ -156,7 +156,8 @@ def insert(site: Site, table: str, rows: list[dict[str, Any]]) -> None:
 
 
 def place(site: Site, visits: int) -> None:
-    """Raws of all visits, and flats per filter, valid before (flat 'old') and from (flat 'new') visit 3 on."""
+    """The software, raws of all visits, and flats per filter, valid before (flat 'old') and from (flat 'new') visit 3 on."""
+    register(site, "software", "toy/software", [({"instrument": "Toy"}, software.describe().decode())])
     raws = [{**night(v), "visit": v, "detector": d} for v in range(1, visits + 1) for d in DETECTORS]
     register(site, "raw", "toy/raw", [(row, f"raw {row['visit']} {row['detector']}") for row in raws])
     collection.register_collections(
