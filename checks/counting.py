@@ -1,0 +1,262 @@
+"""A site's part of the ledger: every dataset of a campaign counted, dataset type by dataset type.
+
+Most datasets are as they should be: expected, registered, nothing else known. They are only counted (plain.sql). The
+others, the odd ones, are looked at one by one (standing.sql). What was counted of a large, settled type is kept in
+``ledger_sum`` with a digest of everything that it was counted from, and not counted again until that changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from checks import ledger_sum
+from checks.audit import Finding
+from checks.ledger_sum import sql
+from lake import delta
+from lake.commit import live_files, open_table
+from lake.parquet import partition_of
+from lake.site import Site
+
+#: Tables that are small, or of which only the rows of odd datasets are looked at.
+WHOLE = ("rule", "collection", "quantum")
+PARTLY = ("attempt", "manifest", "transfer", "parked", "certification")
+#: Odd datasets that are looked at in one go: bounds the memory.
+AT_ONCE = 2_000_000
+#: Types of fewer datasets are counted quicker than their sums are looked up and kept.
+KEEP_FROM = 200_000
+#: States in which a raw's way does not end.
+FINE = "('visible', 'shadowed', 'predicted_only')"
+
+TABLES = {
+    "tally": "site VARCHAR, step VARCHAR, dataset_type VARCHAR, state VARCHAR, datasets BIGINT, bytes BIGINT, reason VARCHAR",
+    "stopped": "site VARCHAR, dataset_type VARCHAR, exposure BIGINT, detector INTEGER",
+    "raw_key": "exposure BIGINT, detector INTEGER, visit BIGINT",
+    "odd": "dataset_id VARCHAR",
+}
+
+
+class SiteCount:
+    """One site's datasets of a campaign; ``con`` keeps the tables of TABLES over all sites."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, site: Site, campaign: str, found: Iterable[Finding]) -> None:
+        self.con, self.site, self.campaign = con, site, campaign
+        for name, columns in TABLES.items():
+            con.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} ({columns})")
+        for table in (*WHOLE, *PARTLY):
+            name = table if table in WHOLE else f"{table}_all"
+            con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {delta.select(site, table)}")
+        self._parts: dict[str, dict[str, list[str]]] = {}
+        self._sizes: Counter[str] = Counter()
+        for table in ("expected_dataset", "dataset"):
+            self._parts[table], rows = _partitions(site, table)
+            self._sizes.update(rows)
+        for name, table in (("expected_odd", "expected_dataset"), ("dataset_odd", "dataset")):
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {delta.scan(table, [])}")
+            con.execute(f"CREATE OR REPLACE TEMP VIEW {table} AS FROM {name}")
+        kind = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
+        findings = [{"path": f.path, "state": f.state, "reason": f.reason} for f in found]
+        con.register("storage_finding", pa.Table.from_pylist(findings, schema=kind))
+        self._damaged = any(finding["state"] != "orphan" for finding in findings)
+
+    @property
+    def types(self) -> list[list[str]]:
+        """Dataset types that are expected, registered, on their way or waiting here: large ones alone, small ones together."""
+        sides = "SELECT DISTINCT dataset_type FROM manifest_all UNION SELECT DISTINCT dataset_type FROM parked_all"
+        known = {row[0] for row in self.con.execute(sides).fetchall()}.union(*self._parts.values())
+        found = [[kind] for kind in sorted(known) if self._large(kind)]
+        small: list[str] = []
+        for kind in sorted(known):
+            if not self._large(kind):
+                small.append(kind)
+                if sum(self._sizes[k] for k in small) > AT_ONCE:
+                    found.append(small)
+                    small = []
+        return [*found, small] if small else found
+
+    def _large(self, kind: str) -> bool:
+        return self._sizes[kind] >= KEEP_FROM
+
+    # -- counting ------------------------------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        """Add this site's datasets to ``tally``, its raws to ``raw_key``, and where products are not there to ``stopped``."""
+        con = self.con
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE trouble AS SELECT DISTINCT quantum_id FROM attempt_all "
+            "WHERE campaign = $campaign AND state IN ('failed', 'blocked')",
+            {"campaign": self.campaign},
+        )
+        con.execute("CREATE OR REPLACE TEMP TABLE attempt_count AS SELECT task, count(*) AS events FROM attempt_all GROUP BY task")
+        chain = "SELECT children FROM collection WHERE collection = $campaign ORDER BY noted_at DESC LIMIT 1"
+        found = con.execute(chain, {"campaign": self.campaign}).fetchall()
+        self._chain = (found[0][0] or "").split(",") if found else []
+        kept = ledger_sum.latest(con, self.site, self.campaign)
+        fresh: dict[str, str] = {}
+        for kinds in self.types:
+            self._open(kinds)
+            if not self._large(kinds[0]):
+                self._gather(kinds)
+                continue
+            kind = kinds[0]
+            parts = [path for files in self._parts.values() for path in [*files.get(kind, []), ""]]
+            digest = ledger_sum.made_from(con, self.campaign, kind, parts)
+            damaged = self._damaged and self._holds("SELECT 1 FROM d SEMI JOIN storage_finding USING (path)")
+            if kind == "raw":
+                con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM d")
+            if not damaged and kept.get(kind, ("",))[0] == digest:
+                ledger_sum.restore(con, self.site, kept[kind][1])
+                continue
+            self._count(kind, damaged)
+            fresh |= {} if damaged else {kind: digest}
+            if self._rows("odd") > AT_ONCE:
+                self._resolve()
+        self._resolve()
+        ledger_sum.keep(con, self.site, self.campaign, fresh)
+
+    def _open(self, kinds: list[str]) -> None:
+        """Views of what is expected (e) and registered (d) of these types in this campaign."""
+        for name, table in (("e", "expected_dataset"), ("d", "dataset")):
+            rows = delta.scan(table, [path for kind in kinds for path in self._parts[table].get(kind, [])])
+            mine = f"starts_with(run, {_text(self.campaign + '/')})"
+            self.con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS FROM ({rows}) WHERE {mine}")
+
+    def _gather(self, kinds: list[str]) -> None:
+        """Look at every dataset of small types: all of them at once are quicker than type by type."""
+        con, given = self.con, {"kinds": kinds}
+        con.execute("INSERT INTO expected_odd FROM e")
+        con.execute("INSERT INTO dataset_odd FROM d")
+        con.execute("INSERT INTO odd SELECT dataset_id FROM e UNION SELECT dataset_id FROM d")
+        for table in ("manifest_all", "parked_all"):
+            con.execute(f"INSERT INTO odd SELECT dataset_id FROM {table} WHERE list_contains($kinds, dataset_type)", given)
+        self._resolve()
+
+    def _count(self, kind: str, damaged: bool) -> None:
+        """Add the plain datasets of a type to ``tally``, and gather the rows of the odd ones."""
+        con = self.con
+        con.execute(f"CREATE OR REPLACE TEMP TABLE manifest_type AS {sql('manifest_type')}", {"dataset_type": kind})
+        con.execute(f"CREATE OR REPLACE TEMP TABLE alone AS {sql('alone')}")
+        extras = self._holds("SELECT 1 FROM alone WHERE NOT missing")
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE extra AS SELECT dataset_id, run, bytes, origin, quantum_id FROM d "
+            + ("SEMI JOIN (FROM alone WHERE NOT missing) USING (dataset_id)" if extras else "WHERE false")
+        )
+        several = self._holds("SELECT 1 FROM (SELECT DISTINCT step FROM e) HAVING count(*) > 1")
+        looked_at = ["SELECT dataset_id FROM alone WHERE missing", "SELECT dataset_id FROM parked_all WHERE dataset_type = $kind"]
+        if several:
+            looked_at.append("SELECT dataset_id FROM e")
+        if self._rows("manifest_type"):
+            looked_at.append("SELECT dataset_id FROM manifest_type ANTI JOIN d USING (dataset_id)")
+        if damaged:
+            looked_at.append("SELECT dataset_id FROM d SEMI JOIN storage_finding USING (path)")
+        if self._holds(
+            "SELECT 1 FROM (SELECT DISTINCT run FROM d) WHERE list_contains($chain, run) HAVING count(*) > 1", chain=self._chain
+        ):
+            looked_at.append(sql("twins"))
+        asked = "(x.origin = $site AND x.quantum_id IS NULL)"
+        unasked = f"SELECT x.dataset_id FROM extra x ANTI JOIN manifest_type USING (dataset_id) WHERE NOT {asked}"
+        union = " UNION ".join(f"({statement})" for statement in [*looked_at, unasked])
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE odd_type AS {union}",
+            {k: v for k, v in {"kind": kind, "site": self.site.name}.items() if f"${k}" in union},
+        )
+        con.execute(
+            "INSERT INTO expected_odd FROM e WHERE dataset_id IN (FROM odd_type)"
+            + (" OR quantum_id IN (FROM trouble)" if self._rows("trouble") else "")
+        )
+        con.execute(
+            "INSERT INTO odd_type SELECT dataset_id FROM expected_odd x ANTI JOIN odd_type USING (dataset_id) "
+            "WHERE x.dataset_type = $kind",
+            {"kind": kind},
+        )
+        con.execute("CREATE OR REPLACE TEMP TABLE here AS FROM odd_type ANTI JOIN (FROM alone WHERE missing) USING (dataset_id)")
+        if self._rows("here"):
+            con.execute("INSERT INTO dataset_odd FROM d SEMI JOIN here USING (dataset_id)")
+        con.execute("INSERT INTO odd FROM odd_type")
+        con.execute(f"INSERT INTO tally {sql('plain')}", {"site": self.site.name, "dataset_type": kind})
+
+    def _resolve(self) -> None:
+        """Look at the odd datasets that were gathered, one by one, and add them to ``tally``, ``stopped`` and ``raw_key``."""
+        con = self.con
+        if not self._rows("odd"):
+            return
+        self.stand()
+        con.execute(
+            "INSERT INTO tally SELECT site, step, dataset_type, state, count(*), coalesce(sum(bytes), 0), min(reason) "
+            "FROM standing GROUP BY site, step, dataset_type, state"
+        )
+        con.execute(
+            "INSERT INTO stopped SELECT DISTINCT site, dataset_type, exposure, detector FROM standing "
+            f"WHERE why = 'predicted' AND exposure IS NOT NULL AND state NOT IN {FINE}"
+        )
+        con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM standing WHERE dataset_type = 'raw'")
+        for table in ("odd", "expected_odd", "dataset_odd"):
+            con.execute(f"DELETE FROM {table}")
+
+    def stand(self) -> None:
+        """Make ``standing`` of the datasets in ``odd``, with only the events that concern them."""
+        con = self.con
+        con.execute("CREATE OR REPLACE TEMP TABLE manifest AS FROM manifest_all SEMI JOIN odd USING (dataset_id)")
+        con.execute("CREATE OR REPLACE TEMP TABLE transfer AS FROM transfer_all SEMI JOIN manifest USING (rule_id, path)")
+        for table in ("parked", "certification"):
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {table}_all SEMI JOIN odd USING (dataset_id)")
+        quanta = "SELECT quantum_id FROM expected_odd UNION SELECT quantum_id FROM dataset_odd"
+        con.execute(f"CREATE OR REPLACE TEMP TABLE attempt AS FROM attempt_all SEMI JOIN ({quanta}) USING (quantum_id)")
+        given = {"campaign": self.campaign, "site": self.site.name}
+        con.execute(f"CREATE OR REPLACE TEMP TABLE standing AS {sql('standing')}", given)
+
+    # -- raws ----------------------------------------------------------------------------------------------------------
+
+    def see(self) -> None:
+        """Take raws of which this site should make a product of their detector out of ``unseen``."""
+        for kinds in self.types:
+            if not self._rows("unseen"):
+                return
+            self._open(kinds)
+            self.con.execute(
+                "CREATE OR REPLACE TEMP TABLE unseen AS FROM unseen ANTI JOIN "
+                "(SELECT exposure, detector FROM e WHERE detector IS NOT NULL) USING (exposure, detector)"
+            )
+
+    def follow(self) -> None:
+        """Make ``standing`` of the raws in ``unfinished`` (exposure, detector) and of all their products."""
+        con = self.con
+        con.execute("CREATE OR REPLACE TEMP TABLE odd AS SELECT NULL::VARCHAR AS dataset_id WHERE false")
+        same = "(SELECT exposure, detector FROM unfinished UNION SELECT exposure, NULL FROM unfinished)"
+        within = f"SEMI JOIN {same} u ON u.exposure = x.exposure AND u.detector IS NOT DISTINCT FROM x.detector"
+        for kinds in self.types:
+            self._open(kinds)
+            con.execute(f"INSERT INTO expected_odd FROM e x {within}")
+            con.execute(f"INSERT INTO dataset_odd FROM d x {within}")
+        con.execute("INSERT INTO odd SELECT dataset_id FROM expected_odd UNION SELECT dataset_id FROM dataset_odd")
+        waiting = "SELECT dataset_id, (record ->> 'exposure')::BIGINT AS exposure, (record ->> 'detector')::INTEGER AS detector"
+        for table in ("manifest_all", "parked_all"):
+            con.execute(f"INSERT INTO odd SELECT x.dataset_id FROM ({waiting} FROM {table} WHERE dataset_type = 'raw') x {within}")
+        self.stand()
+
+    def _rows(self, table: str) -> int:
+        return int(self.con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+    def _holds(self, query: str, **params: Any) -> bool:
+        return bool(self.con.execute(f"{query} LIMIT 1", params).fetchall())
+
+
+def _partitions(site: Site, table: str) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """The live files of a table by dataset type, and their rows."""
+    handle, root = open_table(site, table), site.table_path(table)
+    if handle is None:
+        return {}, {}
+    files: dict[str, list[str]] = {}
+    for path in live_files(handle, site, table):
+        files.setdefault(partition_of(path)["dataset_type"], []).append(str(root / path))
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    sums = actions.group_by("partition.dataset_type").aggregate([("num_records", "sum")])
+    return files, dict(zip(sums["partition.dataset_type"].to_pylist(), sums["num_records_sum"].to_pylist(), strict=True))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
