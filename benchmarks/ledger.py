@@ -40,7 +40,8 @@ start, cpu = time.perf_counter(), time.process_time()
 found = ledger.ledger(Lake.open(sys.argv[1]), sys.argv[2], None)
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": memory, "totals": found.totals, "raws": [found.raw_count, found.unfinished]}))
+raws = [found.raw_count, found.unfinished]
+print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": memory, "totals": found.totals, "raws": raws}))
 """
 
 
@@ -76,7 +77,7 @@ def _count(folder: Path) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-c", COUNT, str(folder / "lake"), CAMPAIGN], capture_output=True, text=True, cwd=root)
     if done.returncode:
         raise click.ClickException((done.stderr.strip().splitlines() or ["the ledger was killed"])[-1])
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -100,26 +101,21 @@ def _make(folder: Path, size: int) -> tuple[int, int]:
     with delta.connect() as con:
         for task in tasks:
             quantum = f"md5('{task.label}' || i)::UUID::VARCHAR"
-            con.execute(
-                f"CREATE OR REPLACE TEMP VIEW quanta AS SELECT i, {quantum} AS quantum_id, 26091000000 + i // {DETECTORS} AS visit, "
-                f"(i % {DETECTORS})::INTEGER AS detector, i % 10000 = 77 AS failed, i % 1000 = 7 AS idle FROM range({each}) t(i)"
-            )
-            same = f"'{CAMPAIGN}' AS campaign, '{task.step}' AS step, '{task.label}' AS task, 'job' AS job, TIMESTAMPTZ '{now}' AS noted_at"
-            state = "if(failed, 'failed', if(idle, 'no_work', 'succeeded')) AS state"
+            place = f"26091000000 + i // {DETECTORS} AS visit, (i % {DETECTORS})::INTEGER AS detector"
+            fate = "i % 10000 = 77 AS failed, i % 1000 = 7 AS idle"
+            quanta = f"SELECT i, {quantum} AS quantum_id, {place}, {fate} FROM range({each}) t(i)"
+            con.execute(f"CREATE OR REPLACE TEMP TABLE quanta AS {quanta}")
+            task_of = f"'{task.step}' AS step, '{task.label}' AS task"
+            same = f"'{CAMPAIGN}' AS campaign, {task_of}, 'job' AS job, TIMESTAMPTZ '{now}' AS noted_at"
+            state = "if(failed, 'failed', if(idle, 'no_work', 'succeeded')) AS state, if(failed, 'no stars', NULL) AS reason"
             _add(con, site, "quantum", f"SELECT quantum_id, visit, visit AS exposure, detector, {same} FROM quanta")
-            _add(
-                con,
-                site,
-                "attempt",
-                f"SELECT quantum_id, {same}, 1 AS attempt, {state}, if(failed, 'no stars', NULL) AS reason FROM quanta",
-            )
+            _add(con, site, "attempt", f"SELECT quantum_id, {same}, 1 AS attempt, {state} FROM quanta")
             for kind in task.outputs:
                 rows = _rows(kind, f"{CAMPAIGN}/{task.step}")
-                _add(
-                    con, site, "expected_dataset", f"SELECT {rows}, '{task.step}' AS step, '{task.label}' AS task FROM quanta", kind
-                )
-                _add(con, site, "dataset", f"SELECT {rows}, {_content(kind, now)} FROM quanta WHERE NOT failed AND NOT idle", kind)
-                gone = con.execute("SELECT count(*) FROM quanta WHERE failed OR idle").fetchall()[0][0]
+                con.execute(f"CREATE OR REPLACE TEMP TABLE made AS SELECT {rows}, i, failed OR idle AS gone FROM quanta")
+                _add(con, site, "expected_dataset", f"SELECT *, {task_of} FROM made", kind)
+                _add(con, site, "dataset", f"SELECT *, {_content(kind, now)} FROM made WHERE NOT gone", kind)
+                gone = con.execute("SELECT count(*) FROM made WHERE gone").fetchall()[0][0]
                 expected, present = expected + each, present + each - gone
         raws = _rows("raw", f"{CAMPAIGN}/raw").replace("quantum_id", "NULL AS quantum_id")
         _add(con, site, "dataset", f"SELECT {raws}, {_content('raw', now)} FROM quanta", "raw")
@@ -137,7 +133,8 @@ def _rows(kind: str, run: str) -> str:
 def _content(kind: str, now: datetime) -> str:
     path = f"'files/{CAMPAIGN}/{kind}/20260910/{kind}_BigCam_' || visit || '_d' || detector || '.fits' AS path"
     sizes = "1000000 + i % 1000 AS bytes, 1000000 + i % 1000 AS file_bytes"
-    return f"{path}, {sizes}, repeat('0', 64) AS checksum, repeat('0', 64) AS file_checksum, '{SITE}' AS origin, TIMESTAMPTZ '{now}' AS registered_at"
+    sums = "repeat('0', 64) AS checksum, repeat('0', 64) AS file_checksum"
+    return f"{path}, {sizes}, {sums}, '{SITE}' AS origin, TIMESTAMPTZ '{now}' AS registered_at"
 
 
 def _add(con: duckdb.DuckDBPyConnection, site: Site, table: str, query: str, kind: str | None = None) -> None:

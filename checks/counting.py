@@ -26,9 +26,9 @@ from lake.site import Site
 WHOLE = ("rule", "collection", "quantum")
 PARTLY = ("attempt", "manifest", "transfer", "parked", "certification")
 #: Odd datasets that are looked at in one go: bounds the memory.
-AT_ONCE = 2_000_000
+AT_ONCE = 250_000
 #: Types of fewer datasets are counted quicker than their sums are looked up and kept.
-KEEP_FROM = 200_000
+KEEP_FROM = 20_000
 #: States in which a raw's way does not end.
 FINE = "('visible', 'shadowed', 'predicted_only')"
 
@@ -57,7 +57,6 @@ class SiteCount:
             self._sizes.update(rows)
         for name, table in (("expected_odd", "expected_dataset"), ("dataset_odd", "dataset")):
             con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {delta.scan(table, [])}")
-            con.execute(f"CREATE OR REPLACE TEMP VIEW {table} AS FROM {name}")
         kind = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
         findings = [{"path": f.path, "state": f.state, "reason": f.reason} for f in found]
         con.register("storage_finding", pa.Table.from_pylist(findings, schema=kind))
@@ -111,6 +110,9 @@ class SiteCount:
             if not damaged and kept.get(kind, ("",))[0] == digest:
                 ledger_sum.restore(con, self.site, kept[kind][1])
                 continue
+            if self._untouched(kind):
+                self._wait(kind)
+                continue
             self._count(kind, damaged)
             fresh |= {} if damaged else {kind: digest}
             if self._rows("odd") > AT_ONCE:
@@ -135,19 +137,32 @@ class SiteCount:
             con.execute(f"INSERT INTO odd SELECT dataset_id FROM {table} WHERE list_contains($kinds, dataset_type)", given)
         self._resolve()
 
+    def _untouched(self, kind: str) -> bool:
+        """Whether nothing of a type is here or on its way, and no quantum that makes it was tried."""
+        waits = (
+            "SELECT 1 FROM manifest_all WHERE dataset_type = $kind UNION ALL SELECT 1 FROM parked_all WHERE dataset_type = $kind"
+        )
+        tried = "SELECT 1 FROM attempt_count SEMI JOIN (SELECT DISTINCT task FROM e) USING (task)"
+        here = kind in self._parts["dataset"] and self._holds("SELECT 1 FROM d")
+        return not (here or self._holds(tried) or self._holds(waits, kind=kind))
+
+    def _wait(self, kind: str) -> None:
+        """Add a type of which all is still to be made."""
+        con, given = self.con, {"site": self.site.name, "kind": kind}
+        con.execute("INSERT INTO tally SELECT $site, step, $kind, 'waiting', count(*), 0, NULL FROM e GROUP BY step", given)
+        con.execute(
+            "INSERT INTO stopped SELECT $site, $kind, exposure, detector FROM (SELECT DISTINCT exposure, detector FROM e) x "
+            "WHERE exposure IS NOT NULL AND NOT EXISTS (FROM stopped s WHERE s.exposure = x.exposure "
+            "AND s.detector IS NOT DISTINCT FROM x.detector)",
+            given,
+        )
+
     def _count(self, kind: str, damaged: bool) -> None:
         """Add the plain datasets of a type to ``tally``, and gather the rows of the odd ones."""
         con = self.con
         con.execute(f"CREATE OR REPLACE TEMP TABLE manifest_type AS {sql('manifest_type')}", {"dataset_type": kind})
-        con.execute(f"CREATE OR REPLACE TEMP TABLE alone AS {sql('alone')}")
-        extras = self._holds("SELECT 1 FROM alone WHERE NOT missing")
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE extra AS SELECT dataset_id, run, bytes, origin, quantum_id FROM d "
-            + ("SEMI JOIN (FROM alone WHERE NOT missing) USING (dataset_id)" if extras else "WHERE false")
-        )
-        several = self._holds("SELECT 1 FROM (SELECT DISTINCT step FROM e) HAVING count(*) > 1")
-        looked_at = ["SELECT dataset_id FROM alone WHERE missing", "SELECT dataset_id FROM parked_all WHERE dataset_type = $kind"]
-        if several:
+        looked_at = ["SELECT dataset_id FROM parked_all WHERE dataset_type = $kind"]
+        if self._holds("SELECT 1 FROM (SELECT DISTINCT step FROM e) HAVING count(*) > 1"):
             looked_at.append("SELECT dataset_id FROM e")
         if self._rows("manifest_type"):
             looked_at.append("SELECT dataset_id FROM manifest_type ANTI JOIN d USING (dataset_id)")
@@ -157,54 +172,59 @@ class SiteCount:
             "SELECT 1 FROM (SELECT DISTINCT run FROM d) WHERE list_contains($chain, run) HAVING count(*) > 1", chain=self._chain
         ):
             looked_at.append(sql("twins"))
-        asked = "(x.origin = $site AND x.quantum_id IS NULL)"
-        unasked = f"SELECT x.dataset_id FROM extra x ANTI JOIN manifest_type USING (dataset_id) WHERE NOT {asked}"
-        union = " UNION ".join(f"({statement})" for statement in [*looked_at, unasked])
+        union = " UNION ".join(f"({statement})" for statement in looked_at)
+        con.execute(f"CREATE OR REPLACE TEMP TABLE odd_type AS {union}", {"kind": kind})
+        con.execute(f"CREATE OR REPLACE TEMP TABLE expected_type AS {sql('expected_type')}")
+        con.execute("INSERT INTO expected_odd SELECT * EXCLUDE (missing) FROM expected_type")
+        extras = self._rows("d") - self._rows("e") + self._rows("expected_type WHERE missing")
         con.execute(
-            f"CREATE OR REPLACE TEMP TABLE odd_type AS {union}",
-            {k: v for k, v in {"kind": kind, "site": self.site.name}.items() if f"${k}" in union},
+            "CREATE OR REPLACE TEMP TABLE extra AS SELECT dataset_id, run, bytes, origin, quantum_id FROM d "
+            + ("ANTI JOIN e USING (dataset_id)" if extras else "WHERE false")
         )
+        con.execute("INSERT INTO odd_type SELECT dataset_id FROM expected_type")
         con.execute(
-            "INSERT INTO expected_odd FROM e WHERE dataset_id IN (FROM odd_type)"
-            + (" OR quantum_id IN (FROM trouble)" if self._rows("trouble") else "")
+            "INSERT INTO odd_type SELECT dataset_id FROM extra ANTI JOIN manifest_type USING (dataset_id) "
+            "WHERE origin <> $site OR quantum_id IS NOT NULL",
+            {"site": self.site.name},
         )
+        con.execute("CREATE OR REPLACE TEMP TABLE odd_type AS SELECT DISTINCT dataset_id FROM odd_type")
         con.execute(
-            "INSERT INTO odd_type SELECT dataset_id FROM expected_odd x ANTI JOIN odd_type USING (dataset_id) "
-            "WHERE x.dataset_type = $kind",
-            {"kind": kind},
+            "CREATE OR REPLACE TEMP TABLE here AS FROM odd_type ANTI JOIN (FROM expected_type WHERE missing) USING (dataset_id)"
         )
-        con.execute("CREATE OR REPLACE TEMP TABLE here AS FROM odd_type ANTI JOIN (FROM alone WHERE missing) USING (dataset_id)")
         if self._rows("here"):
             con.execute("INSERT INTO dataset_odd FROM d SEMI JOIN here USING (dataset_id)")
         con.execute("INSERT INTO odd FROM odd_type")
         con.execute(f"INSERT INTO tally {sql('plain')}", {"site": self.site.name, "dataset_type": kind})
 
     def _resolve(self) -> None:
-        """Look at the odd datasets that were gathered, one by one, and add them to ``tally``, ``stopped`` and ``raw_key``."""
-        con = self.con
-        if not self._rows("odd"):
-            return
-        self.stand()
-        con.execute(
-            "INSERT INTO tally SELECT site, step, dataset_type, state, count(*), coalesce(sum(bytes), 0), min(reason) "
-            "FROM standing GROUP BY site, step, dataset_type, state"
-        )
-        con.execute(
-            "INSERT INTO stopped SELECT DISTINCT site, dataset_type, exposure, detector FROM standing "
-            f"WHERE why = 'predicted' AND exposure IS NOT NULL AND state NOT IN {FINE}"
-        )
-        con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM standing WHERE dataset_type = 'raw'")
+        """Look at the odd datasets that were gathered, and add them to ``tally``, ``stopped`` and ``raw_key``."""
+        con, parts = self.con, 1 + self._rows("odd") // AT_ONCE
+        for number in range(parts if self._rows("odd") else 0):
+            self._stand(parts, number)
+            con.execute(
+                "INSERT INTO tally SELECT site, step, dataset_type, state, count(*), coalesce(sum(bytes), 0), min(reason) "
+                "FROM standing GROUP BY site, step, dataset_type, state"
+            )
+            con.execute(
+                "INSERT INTO stopped SELECT DISTINCT site, dataset_type, exposure, detector FROM standing "
+                f"WHERE why = 'predicted' AND exposure IS NOT NULL AND state NOT IN {FINE}"
+            )
+            con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM standing WHERE dataset_type = 'raw'")
         for table in ("odd", "expected_odd", "dataset_odd"):
-            con.execute(f"DELETE FROM {table}")
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {table} LIMIT 0")
 
-    def stand(self) -> None:
-        """Make ``standing`` of the datasets in ``odd``, with only the events that concern them."""
+    def _stand(self, parts: int = 1, number: int = 0) -> None:
+        """Make ``standing`` of one of ``parts`` parts of the datasets in ``odd``, with only the events that concern them.
+
+        Datasets that share a data ID are in one part: which of them is found first is a question to all of them.
+        """
         con = self.con
-        con.execute("CREATE OR REPLACE TEMP TABLE manifest AS FROM manifest_all SEMI JOIN odd USING (dataset_id)")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE part AS {sql('part')}", {"parts": parts, "number": number})
+        for table, source in {"expected_dataset": "expected_odd", "dataset": "dataset_odd", "manifest": "manifest_all",
+                              "parked": "parked_all", "certification": "certification_all"}.items():  # fmt: skip
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {source} SEMI JOIN part USING (dataset_id)")
         con.execute("CREATE OR REPLACE TEMP TABLE transfer AS FROM transfer_all SEMI JOIN manifest USING (rule_id, path)")
-        for table in ("parked", "certification"):
-            con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {table}_all SEMI JOIN odd USING (dataset_id)")
-        quanta = "SELECT quantum_id FROM expected_odd UNION SELECT quantum_id FROM dataset_odd"
+        quanta = "SELECT quantum_id FROM expected_dataset UNION SELECT quantum_id FROM dataset"
         con.execute(f"CREATE OR REPLACE TEMP TABLE attempt AS FROM attempt_all SEMI JOIN ({quanta}) USING (quantum_id)")
         given = {"campaign": self.campaign, "site": self.site.name}
         con.execute(f"CREATE OR REPLACE TEMP TABLE standing AS {sql('standing')}", given)
@@ -236,7 +256,7 @@ class SiteCount:
         waiting = "SELECT dataset_id, (record ->> 'exposure')::BIGINT AS exposure, (record ->> 'detector')::INTEGER AS detector"
         for table in ("manifest_all", "parked_all"):
             con.execute(f"INSERT INTO odd SELECT x.dataset_id FROM ({waiting} FROM {table} WHERE dataset_type = 'raw') x {within}")
-        self.stand()
+        self._stand()
 
     def _rows(self, table: str) -> int:
         return int(self.con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])

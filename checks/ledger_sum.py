@@ -36,7 +36,7 @@ def sql(name: str) -> str:
 
 def made_from(con: duckdb.DuckDBPyConnection, campaign: str, kind: str, parts: Iterable[str]) -> str:
     """A digest of everything that the ledger of a type is counted from; ``parts`` are its files, ``con`` as for made_from.sql."""
-    statements = [sql(name) for name in ("alone", "manifest_type", "plain", "standing", "twins")]
+    statements = [sql(name) for name in ("expected_type", "manifest_type", "plain", "standing", "twins")]
     events = con.execute(sql("made_from"), {"dataset_type": kind}).fetchall()
     return hashlib.sha256(json.dumps([campaign, kind, statements, list(parts), events]).encode()).hexdigest()
 
@@ -54,9 +54,10 @@ def latest(con: duckdb.DuckDBPyConnection, site: Site, campaign: str) -> dict[st
 def restore(con: duckdb.DuckDBPyConnection, site: Site, sums: str) -> None:
     """Put kept sums back into ``tally`` and ``stopped``."""
     for table, rows in json.loads(sums).items():
-        for row in rows:
-            values = [site.name, *row]
-            con.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+        if rows:
+            columns = [pa.array(values) for values in zip(*[[site.name, *row] for row in rows], strict=True)]
+            con.register("kept", pa.table(columns, names=[f"c{number}" for number in range(len(columns))]))
+            con.execute(f"INSERT INTO {table} FROM kept")
 
 
 def keep(con: duckdb.DuckDBPyConnection, site: Site, campaign: str, digests: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 -- plain: what of one type is as it should be, by step: expected or moved or placed here, registered, and nothing else known.
--- inputs: e, d, extra (registered, not expected), manifest_type (dataset_id, phase), odd (dataset_id), expected_odd and
---         dataset_odd (rows of odd); $site, $dataset_type
+-- inputs: e, d, extra (registered, not expected), manifest_type (dataset_id, phase), odd (dataset_id), expected_type
+--         and dataset_odd (rows of odd); $site, $dataset_type
 -- grain: one row per step. A dataset has one producing quantum, so what is expected and neither missing nor odd is in d
 --        once; its bytes are those of d less those of all others. What is expected of one type is all of one step.
 WITH placed AS (
@@ -11,7 +11,7 @@ predicted AS (
     SELECT step, sum(datasets) AS datasets
     FROM (SELECT step, count(*) AS datasets FROM e GROUP BY step
           UNION ALL
-          SELECT step, -count(*) FROM expected_odd WHERE dataset_type = $dataset_type GROUP BY step)
+          SELECT step, -count(*) FROM expected_type GROUP BY step)
     GROUP BY step
 ),
 remaining AS (

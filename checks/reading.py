@@ -14,9 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from checks.storage import WORKERS
 from lake.site import Site
 
+#: Threads that read: hashing releases the interpreter's lock, and disks like company.
+WORKERS = max(4, min(16, os.cpu_count() or 1))
 PIECE = 2**20
 #: Files that are being read or wait for their turn, per thread: enough to keep small files flowing.
 AHEAD = 16

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -17,8 +16,6 @@ from lake import delta
 from lake.site import LakeError, Site, table_dir
 
 ROOTS = ("files", "tables")
-#: Threads that list directories or read files: hashing releases the interpreter lock, and disks like company.
-WORKERS = max(4, min(16, os.cpu_count() or 1))
 #: What belongs into a Delta log, and how unfinished files are named (this project's, delta-rs' and its object store's).
 LOG_FILE = r"^(\d{20}\.json|\d{20}\.checkpoint(\.\d+\.\d+)?\.parquet|\d{20}\.crc|_last_checkpoint)$"
 UNFINISHED = r"^(\.tmp-.*|.*#\d+|.*\.tmp)$"
@@ -30,16 +27,16 @@ LIVE = pa.schema([("path", pa.string()), ("table", pa.string()), ("catalogue", p
 def listing(site: Site) -> pa.Table:
     """Every file below ``files/`` and ``tables/``: path (relative to the site), bytes, age (s), kind.
 
-    kind is ``data``, ``log`` (a Delta log's own file) or ``unfinished`` (a temporary name). Directories are read by
-    several threads at a time, level by level: a disk or file server answers several questions faster than one.
+    kind is ``data``, ``log`` (a Delta log's own file) or ``unfinished`` (a temporary name). One thread: several would
+    spend more on passing the interpreter's lock around than the system spends on answering.
     """
     now, logs = time.time(), {f"{table_dir(name)}/_delta_log" for name in schemas.tables()}
-    parts, level = [STORAGE.empty_table()], list(ROOTS)
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="list") as pool:
-        while level:
-            read = list(pool.map(lambda folder: _folder(site, folder, now, folder in logs), level))
-            parts += [files for files, _ in read]
-            level = [inner for _, folders in read for inner in folders]
+    parts, folders = [STORAGE.empty_table()], list(ROOTS)
+    while folders:
+        folder = folders.pop()
+        files, inner = _folder(site, folder, now, folder in logs)
+        parts.append(files)
+        folders += inner
     return pa.concat_tables(parts)
 
 
