@@ -14,6 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lake.access import source
+from lake.objects import is_object
 from lake.site import Site
 
 #: Threads that read: hashing releases the interpreter's lock, and disks like company.
@@ -49,7 +51,7 @@ def sha256(path: Path, pace: Pace) -> str:
     """sha256 of a file's bytes on the disk: pages that the system keeps in memory are dropped first, where it lets us."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(PIECE))
     with path.open("rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):
+        if hasattr(os, "posix_fadvise") and not is_object(path):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         while count := file.readinto(buffer):
@@ -120,7 +122,7 @@ def rotten(site: Site, paths: list[str]) -> dict[str, str]:
 
 def _rot(path: Path) -> str | None:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(source(path), page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 file.read_row_group(group)
     except (OSError, pa.ArrowInvalid) as error:

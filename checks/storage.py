@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from pathlib import Path
+from typing import cast
 
 import duckdb
 import pyarrow as pa
@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 import schemas
 from lake import delta
+from lake.access import at
+from lake.objects import ObjectPath
 from lake.site import LakeError, Site, table_dir
 
 ROOTS = ("files", "tables")
@@ -32,6 +34,8 @@ def listing(site: Site) -> pa.Table:
     """
     now, logs = time.time(), {f"{table_dir(name)}/_delta_log" for name in schemas.tables()}
     parts, folders = [STORAGE.empty_table()], list(ROOTS)
+    if isinstance(site.root, ObjectPath):
+        parts, folders = [_objects(site, root, now, logs) for root in ROOTS], []
     while folders:
         folder = folders.pop()
         files, inner = _folder(site, folder, now, folder in logs)
@@ -65,12 +69,25 @@ def _folder(site: Site, folder: str, now: float, log: bool) -> tuple[pa.Table, l
         named = pa.array(names, pa.string())
     except UnicodeEncodeError:  # a name that is not UTF-8 is none of ours: it is shown with its odd bytes written out
         named = pa.array([os.fsencode(name).decode(errors="backslashreplace") for name in names], pa.string())
-    kinds = pc.if_else(pc.match_substring_regex(named, UNFINISHED), "unfinished", "data")
-    if log:
-        kinds = pc.if_else(pc.match_substring_regex(named, LOG_FILE), "log", kinds)
-    paths = pc.binary_join_element_wise(folder, named, "/")
-    ages = pc.subtract(now, pa.array(times, pa.float64()))
-    return pa.table([paths, pa.array(sizes, pa.int64()), ages, kinds], schema=STORAGE), folders
+    return _files(pc.binary_join_element_wise(folder, named, "/"), named, sizes, times, now, log), folders
+
+
+def _objects(site: Site, root: str, now: float, logs: set[str]) -> pa.Table:
+    """The objects below a prefix, as listing() gives them: a store lists them all, and knows no directories."""
+    found = list(cast(ObjectPath, site.path(root)).listing())
+    paths = pa.array([f"{root}/{rel}" for rel, _, _ in found], pa.string())
+    names = pa.array([rel.rpartition("/")[2] for rel, _, _ in found], pa.string())
+    log = pa.array([f"{root}/{rel}".rpartition("/")[0] in logs for rel, _, _ in found], pa.bool_())
+    return _files(paths, names, [size for _, size, _ in found], [changed for _, _, changed in found], now, log)
+
+
+def _files(
+    paths: pa.Array, names: pa.Array, sizes: list[int], times: list[float], now: float, log: bool | pa.BooleanArray
+) -> pa.Table:
+    """A part of a listing; ``log``: whether a file is where a Delta log is."""
+    kinds = pc.if_else(pc.match_substring_regex(names, UNFINISHED), "unfinished", "data")
+    kinds = pc.if_else(pc.and_(pc.match_substring_regex(names, LOG_FILE), log), "log", kinds)
+    return pa.table([paths, pa.array(sizes, pa.int64()), pc.subtract(now, pa.array(times, pa.float64())), kinds], schema=STORAGE)
 
 
 def registered(site: Site) -> pa.Table:
@@ -85,7 +102,7 @@ def registered(site: Site) -> pa.Table:
 
 def view(con: duckdb.DuckDBPyConnection, site: Site, table: str) -> None:
     """A view of a table's rows in files that can be read: an audit must not stumble over what it looks for."""
-    readable = [path for path in delta.files(site, table) if Path(path).is_file() and Path(path).stat().st_size]
+    readable = [path for path in delta.files(site, table) if at(path).is_file() and at(path).stat().st_size]
     con.execute(f'CREATE OR REPLACE TEMP VIEW "{table}" AS {delta.scan(table, readable)}')
 
 
