@@ -2,7 +2,8 @@
 
 ``lost``: registered, not in storage. ``damaged``: other size or (deep) other checksum than registered. ``orphan``: in
 storage, and nothing names it. What an audit finds, and what became of it, is appended to the table ``finding``; the
-latest row of a path counts.
+latest row of a path counts. The registry is seen before and after the listing: only what is in both states can be lost,
+only what is in neither can be an orphan, so that an audit may run beside a campaign.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from checks import storage
-from checks.storage import Progress
+from checks import deep as deep_audit
+from checks import history, reading, storage
+from checks.deep import Coverage, Progress
 from lake import delta, publish
 from lake.site import Site
 
@@ -51,6 +53,7 @@ class AuditReport:
     bytes: int
     findings: list[Finding] = field(default_factory=list)
     healed: list[str] = field(default_factory=list)
+    coverage: Coverage | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,38 +66,60 @@ class AuditReport:
         return not self.findings
 
 
-def audit(site: Site, deep: bool = False, progress: Progress | None = None, spare: float = 0.0) -> AuditReport:
-    """Compare storage and registry; ``deep`` reads every byte (sha256, page checksums).
+def audit(
+    site: Site,
+    deep: bool = False,
+    progress: Progress = lambda done, total: None,
+    spare: float = 0.0,
+    *,
+    older_than: float | None = None,
+    budget: float | None = None,
+    rate: float | None = None,
+) -> AuditReport:
+    """Compare storage and registry; ``deep`` reads the bytes of what is due (sha256, page checksums): see deep.read().
 
     ``spare``: seconds for which a file without a registry row counts as new, not as orphan (while a driver works).
     ``progress(bytes done, bytes in all)`` is called while files are read. A batch that a dead committer left is
     published first. Raises LakeError where storage or registry cannot be read at all.
     """
     publish.Publisher(site)
-    files = storage.registered(site)
-    wrong, accounted = _differences(site, spare)
     earlier = {row["path"]: row["state"] for row in _findings(site).to_pylist() if row["state"] in OPEN}
-    sound = files.filter(pc.invert(pc.is_in(files["path"], pa.array(wrong, pa.string()))))
-    reread = sound if deep else sound.filter(pc.is_in(sound["path"], pa.array(earlier, pa.string())))
-    datasets = dict(zip(files["path"].to_pylist(), files["datasets"].to_pylist(), strict=True))
-    sizes = dict(zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True))
-    unreadable = storage.altered(site, reread, progress or (lambda done, total: None))
+    files, wrong, accounted = _differences(site, spare, earlier)
+    again = files.filter(pc.is_in(files["path"], pa.array(set(earlier).difference(wrong), pa.string())))
+    _judge(wrong, again, reading.altered(site, again))
+    coverage = None
     if deep:
+
+        def note(problems: dict[str, str]) -> None:
+            read = files.filter(pc.is_in(files["path"], pa.array(problems, pa.string())))
+            _judge(wrong, read, problems)
+            _append(site, [wrong[path] for path in problems if earlier.get(path) != wrong[path].state], deep)
+            earlier.update({path: wrong[path].state for path in problems})
+
         events = storage.live(site)
-        events = events.filter(pc.invert(events["catalogue"]))
-        unreadable |= storage.rotten(site, [path for path in events["path"].to_pylist() if path not in wrong])
-    for path, reason in unreadable.items():
-        state = "lost" if reason == "is not in storage" else "damaged"
-        wrong[path] = Finding(path, state, datasets.get(path, 0), sizes.get(path), reason)
+        events = events.filter(pc.invert(pc.or_(events["catalogue"], pc.is_in(events["path"], pa.array(wrong, pa.string())))))
+        rotten = reading.rotten(site, events["path"].to_pylist())
+        wrong |= {path: Finding(path, "damaged", 0, _size(site, path), reason) for path, reason in rotten.items()}
+        limits = {"older_than": older_than, "budget": budget, "rate": rate}
+        coverage = deep_audit.read(site, files, set(wrong), note, progress, **limits)
     settled = _settled(site, earlier, wrong, accounted)
     found = sorted(wrong.values(), key=lambda finding: finding.path)
     _append(site, [f for f in found if earlier.get(f.path) != f.state] + list(settled.values()), deep)
-    return AuditReport(site.name, deep, files.num_rows, sum(datasets.values()), sum(sizes.values()), found, sorted(settled))
+    sums = {name: pc.sum(files[name]).as_py() or 0 for name in ("datasets", "file_bytes")}
+    return AuditReport(site.name, deep, files.num_rows, sums["datasets"], sums["file_bytes"], found, sorted(settled), coverage)
+
+
+def _judge(wrong: dict[str, Finding], files: pa.Table, problems: dict[str, str]) -> None:
+    """Add what reading ``files`` showed to the findings."""
+    rows = {row["path"]: row for row in files.select(["path", "datasets", "file_bytes"]).to_pylist()}
+    for path, reason in problems.items():
+        state = "lost" if reason == reading.LOST else "damaged"
+        wrong[path] = Finding(path, state, rows[path]["datasets"], None if state == "lost" else rows[path]["file_bytes"], reason)
 
 
 def quick(site: Site, spare: float = 0.0) -> list[Finding]:
     """What is lost, damaged or orphan by a listing alone, and what an audit found damaged and nobody healed yet."""
-    wrong, _ = _differences(site, spare)
+    _, wrong, _ = _differences(site, spare)
     for row in _findings(site).to_pylist():
         path = row["path"]
         if row["state"] == "damaged" and path not in wrong and (size := _size(site, path)) is not None:
@@ -104,16 +129,17 @@ def quick(site: Site, spare: float = 0.0) -> list[Finding]:
 
 def broken(site: Site) -> list[str]:
     """Registered files that are missing or have another size now, or that an audit found damaged and nobody healed."""
-    with delta.connect() as con:
+    found = storage.listing(site)
+    with delta.cursor() as con:
         con.register("registered", storage.registered(site))
-        con.register("storage", storage.listing(site))
+        con.register("storage", found)
         con.register("finding", _findings(site))
-        found = con.execute(
+        rows = con.execute(
             "SELECT path FROM registered r LEFT JOIN storage s USING (path) "
             "WHERE s.bytes IS DISTINCT FROM r.file_bytes "
             "UNION SELECT path FROM finding SEMI JOIN registered USING (path) WHERE state = 'damaged' ORDER BY path"
         )
-        return [row[0] for row in found.fetchall()]
+        return [row[0] for row in rows.fetchall()]
 
 
 def still_broken(site: Site, paths: Iterable[str]) -> list[str]:
@@ -123,7 +149,7 @@ def still_broken(site: Site, paths: Iterable[str]) -> list[str]:
     files = files.filter(pc.is_in(files["path"], pa.array(wanted, pa.string())))
     known = set(files["path"].to_pylist())
     gone = [path for path in wanted if path not in known and not site.path(path).exists()]
-    return sorted([*gone, *storage.altered(site, files)])
+    return sorted([*gone, *reading.altered(site, files)])
 
 
 def record(site: Site, paths: Iterable[str], state: str, reason: str | None = None, deep: bool = True) -> None:
@@ -144,7 +170,7 @@ def remove_orphans(site: Site, spare: float = 0.0) -> list[str]:
     """
     publish.Publisher(site)
     with site.lock():
-        orphans = [f for f in _differences(site, spare)[0].values() if f.state == "orphan"]
+        orphans = [f for f in _differences(site, spare)[1].values() if f.state == "orphan"]
         held = storage.live(site).to_pylist()
         tables = {row["path"]: row["table"] for row in held}
         for table in sorted({tables[f.path] for f in orphans if f.path in tables}):
@@ -156,26 +182,40 @@ def remove_orphans(site: Site, spare: float = 0.0) -> list[str]:
     return [orphan.path for orphan in orphans]
 
 
-def _differences(site: Site, spare: float) -> tuple[dict[str, Finding], set[str]]:
-    """What differs without reading files, by path; and the paths that something accounts for."""
-    found = storage.listing(site)  # first: a file that is registered while we look is then new, not lost
+def _differences(site: Site, spare: float, asked: Iterable[str] = ()) -> tuple[pa.Table, dict[str, Finding], set[str]]:
+    """The registered files; what differs without reading them, by path; and those of ``asked`` that something accounts for."""
+    before = delta.version(site, "dataset")
+    found = storage.listing(site)
+    files = storage.registered(site)
     with delta.connect() as con:
         for table in ("parked", "transfer"):
             storage.view(con, site, table)
         con.register("storage", found)
-        con.register("registered", storage.registered(site))
+        con.register("registered", files)
         con.register("live", storage.live(site))
         con.execute(f"CREATE TEMP TABLE named AS {(SQL / 'named.sql').read_text()}")
         different = con.sql((SQL / "differences.sql").read_text(), params={"spare": spare, "stale": STALE})
         rows = different.to_arrow_table().to_pylist()
+        con.register("asked", pa.table({"path": pa.array(asked, pa.string())}))
         accounted = con.sql(
-            "SELECT path FROM registered UNION SELECT path FROM live WHERE NOT catalogue UNION SELECT path FROM named"
+            "FROM asked SEMI JOIN (SELECT path FROM registered UNION ALL SELECT path FROM live WHERE NOT catalogue "
+            "UNION ALL SELECT path FROM named) USING (path)"
         ).to_arrow_table()["path"]
     strays = [row["path"] for row in rows if row["state"] == "orphan" and row["path"].startswith("tables/")]
     merged = storage.retired(site, strays)
     wrong = {row["path"]: Finding(**row) for row in rows if row["path"] not in merged}
-    wrong = {p: f for p, f in wrong.items() if f.state != "lost" or _size(site, p) is None}
-    return wrong, set(accounted.to_pylist())
+    return files, _steady(site, before, wrong), set(accounted.to_pylist())
+
+
+def _steady(site: Site, before: int, wrong: dict[str, Finding]) -> dict[str, Finding]:
+    """What is wrong not only because something happened while we looked: the registry was at version ``before`` then.
+
+    Lost is what was registered before and after, and is still not there; an orphan was registered neither before nor
+    after, and is still there.
+    """
+    known = history.registered_at(site, before, [f.path for f in wrong.values() if f.state == "orphan"])
+    there = {path: f.state == "damaged" or _size(site, path) is not None for path, f in wrong.items()}
+    return {path: f for path, f in wrong.items() if there[path] == (f.state != "lost") and path not in known}
 
 
 def _settled(site: Site, earlier: dict[str, str], wrong: dict[str, Finding], accounted: set[str]) -> dict[str, Finding]:
@@ -201,7 +241,7 @@ def _size(site: Site, path: str) -> int | None:
 
 def _findings(site: Site) -> pa.Table:
     """The latest finding of every path: path, state, datasets, reason."""
-    with delta.connect() as con:
+    with delta.cursor() as con:
         storage.view(con, site, "finding")
         return con.sql(
             "SELECT path, state, datasets, reason FROM finding "

@@ -1,21 +1,24 @@
 -- decisions: how many quanta of each step failed at a site, and whether an operator accepted at least as many.
--- inputs: quantum, attempt of the site; step (events, central site); $campaign, $site
+-- inputs: quantum of the site; attempt_all (its attempt), trouble (quantum_id: that ever failed or were blocked); step
+--         (events, central site); $campaign, $site
 -- grain: one row per step
-WITH reset AS (
-    SELECT quantum_id, max(noted_at) AS noted_at FROM attempt WHERE campaign = $campaign AND state = 'reset' GROUP BY quantum_id
+WITH troubled AS (
+    FROM attempt_all SEMI JOIN trouble USING (quantum_id) WHERE campaign = $campaign
 ),
-outcome AS (
-    SELECT a.quantum_id, bool_or(a.state IN ('succeeded', 'no_work')) AS done,
-           bool_or(a.state IN ('failed', 'blocked')) AS failed
-    FROM attempt a LEFT JOIN reset r USING (quantum_id)
-    WHERE a.campaign = $campaign AND (r.noted_at IS NULL OR a.noted_at > r.noted_at)
+reset AS (
+    SELECT quantum_id, max(noted_at) AS noted_at FROM troubled WHERE state = 'reset' GROUP BY quantum_id
+),
+failed AS (
+    SELECT a.quantum_id, any_value(a.step) AS step
+    FROM troubled a LEFT JOIN reset r USING (quantum_id)
+    WHERE r.noted_at IS NULL OR a.noted_at > r.noted_at
     GROUP BY a.quantum_id
+    HAVING bool_or(a.state IN ('failed', 'blocked')) AND NOT bool_or(a.state IN ('succeeded', 'no_work'))
 ),
 counted AS (
-    SELECT q.step, count(*) AS quanta, count(*) FILTER (o.failed AND NOT o.done) AS failed
-    FROM quantum q LEFT JOIN outcome o USING (quantum_id)
-    WHERE q.campaign = $campaign
-    GROUP BY q.step
+    SELECT step, q.quanta, coalesce(f.failed, 0) AS failed
+    FROM (SELECT step, count(*) AS quanta FROM quantum WHERE campaign = $campaign GROUP BY step) q
+    LEFT JOIN (SELECT step, count(*) AS failed FROM failed GROUP BY step) f USING (step)
 ),
 latest AS (
     FROM step WHERE campaign = $campaign AND site = $site

@@ -1,6 +1,6 @@
 """The ledger: per site, step and dataset type of a campaign, what should exist, what does, and what explains the rest.
 
-One SQL per site puts every dataset into one state (standing.sql); the rest is counting. States: visible, shadowed
+Every dataset is in one state (standing.sql); counting.py counts them, site by site and type by type. States: visible, shadowed
 (another run of the chain is found first), predicted_only (no work found), unsuccessful (its producer failed or was
 blocked), cursed (there, though its producer failed), lost, damaged, in_transit, parked, rejected, waiting (its quantum
 has not run yet); and, on top of what was expected, unexpected datasets and orphan files.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import duckdb
@@ -18,11 +18,12 @@ import pyarrow as pa
 import yaml
 
 from checks.audit import Finding, quick
+from checks.counting import SiteCount
+from checks.ledger_sum import sql
 from lake import delta
 from lake.site import Lake, LakeError, Site
 
 Row = dict[str, Any]
-SQL = Path(__file__).parent
 #: Phases and steps in the order in which a campaign goes through them.
 STEPS = (
     "place", "step1", "step2a", "step2b", "fan-in", "step2c", "fan-out", "step2d", "step2e", "step3", "step4", "step5",
@@ -34,21 +35,23 @@ STATES = (
 )  # fmt: skip
 #: States that need no decision by anyone.
 FINE = ("visible", "shadowed", "predicted_only", "orphan")
-TABLES = (
-    "expected_dataset", "quantum", "attempt", "dataset", "collection", "certification", "parked", "rule", "manifest", "transfer",
-    "visit_detector_patch",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """``rows`` per (site, step, dataset type); ``raws`` that did not reach the last product that should hold them."""
+    """``rows`` per (site, step, dataset type); how many raws there are, and how many did not reach all their products."""
 
     campaign: str
     rows: list[Row] = field(default_factory=list)
-    raws: list[Row] = field(default_factory=list)
     raw_count: int = 0
+    unfinished: int = 0
     problems: list[str] = field(default_factory=list)
+    trace: Callable[[], list[Row]] = field(default=list, repr=False, compare=False)
+
+    @cached_property
+    def raws(self) -> list[Row]:
+        """Raws that did not reach the last product that should hold them, and where each stopped: looked up when asked for."""
+        return self.trace() if self.unfinished else []
 
     @property
     def reconciled(self) -> bool:
@@ -69,8 +72,10 @@ class Ledger:
             f"{total[s]:,} {s}" for s in STATES if s not in ("visible", "shadowed", "cursed", "unexpected", "orphan") and total[s]
         ]
         left = f" + {' + '.join(words)}" if words else ""
-        done = self.raw_count - len(self.raws)
-        raws = f"{done:,} of {self.raw_count:,} raws reached every product" + (", the others are explained" if self.raws else "")
+        done = self.raw_count - self.unfinished
+        raws = f"{done:,} of {self.raw_count:,} raws reached every product" + (
+            ", the others are explained" if self.unfinished else ""
+        )
         line = f"{total['expected']:,} expected = {present:,} present{left}; {raws}"
         if self.reconciled:
             strays = f" (orphan files: {total['orphan']:,}, named by drp audit)" if total["orphan"] else ""
@@ -86,26 +91,78 @@ def ledger(lake: Lake, campaign: str, findings: Callable[[Site], list[Finding]] 
     registries' word.
     """
     definition = definition_of(lake, campaign)
-    tracts = sorted({t for share in definition["sites"].values() for t in (share or {}).get("tracts", [])})
+    found = {site.name: findings(site) if findings else [] for site in _sites(lake, definition)}
     with delta.connect() as con:
-        _step_order(con)
-        decisions, touched = [], []
+        con.register("step_order", pa.table({"step": list(STEPS), "position": list(range(len(STEPS)))}))
+        con.execute("CREATE TEMP TABLE stray (site VARCHAR, step VARCHAR, dataset_type VARCHAR, path VARCHAR, reason VARCHAR)")
+        decisions, counts = [], []
         for site in _sites(lake, definition):
-            _site(con, site, campaign, findings(site) if findings else [])
+            count = SiteCount(con, site, campaign, found[site.name])
+            count.count()
+            counts.append(count)
             decisions += _decisions(con, lake, site, campaign, definition.get("tolerate") or {})
-            touched.append(_touched(con, tracts))
+            if any(finding.state == "orphan" for finding in found[site.name]):
+                con.execute(f"CREATE OR REPLACE TEMP VIEW expected_all AS {delta.select(site, 'expected_dataset')}")
+                con.execute(f"INSERT INTO stray {sql('stray')}", {"campaign": campaign, "site": site.name})
         con.register("decision", pa.Table.from_pylist(decisions, schema=DECISION))
-        con.register("touched", pa.concat_tables(touched))
-        rows = _all(con, "ledger")
-        raws = _all(con, "raw_trace")
-    unfinished = [raw for raw in raws if raw["state"] != "complete"]
+        rows = con.sql(sql("ledger")).to_arrow_table().to_pylist()
+        raw_count, unfinished, lost = _raws(con, counts, definition)
+        wanted = con.sql("FROM unfinished").to_arrow_table()
     silent = [site for site in definition["sites"] if not any(r["site"] == site and r["step"].startswith("step") for r in rows)]
     problems = [f"{site}: no work is predicted for it yet (drp run starts the campaign)" for site in silent]
     problems += [_problem(row) for row in rows if not row["reconciled"]]
-    lost = [raw for raw in unfinished if not raw["explained"]]
     if lost:
-        problems.append(f"{len(lost)} raws were placed, but nothing asks for a product of them (--raws lists them)")
-    return Ledger(campaign, rows, unfinished, len(raws), problems)
+        problems.append(f"{lost} raws were placed, but nothing asks for a product of them (--raws lists them)")
+    return Ledger(campaign, rows, raw_count, unfinished, problems, lambda: _trace(lake, campaign, definition, found, wanted))
+
+
+def _raws(con: duckdb.DuckDBPyConnection, counts: list[SiteCount], definition: dict[str, Any]) -> tuple[int, int, int]:
+    """How many raws there are, have not reached every product, and have no product that anything asks for.
+
+    Leaves the tables ``unfinished`` (exposure, detector) of the second and ``unseen`` of those of them without a product.
+    """
+    con.execute(
+        "CREATE TEMP TABLE raw AS SELECT exposure, detector, any_value(visit) AS visit FROM raw_key GROUP BY exposure, detector"
+    )
+    con.execute("CREATE TEMP TABLE unseen AS FROM raw")
+    for count in counts:
+        count.see()
+    con.execute(
+        "CREATE TEMP TABLE unfinished AS SELECT exposure, detector FROM unseen UNION "
+        "SELECT exposure, detector FROM raw SEMI JOIN stopped USING (exposure, detector) UNION "
+        "SELECT exposure, detector FROM raw SEMI JOIN (FROM stopped WHERE detector IS NULL) USING (exposure)"
+    )
+    lost = 0
+    if con.execute("SELECT count(visit) FROM unseen").fetchall()[0][0]:
+        con.register("touched", _touched(con, counts, definition))
+        lost = int(con.execute("SELECT count(*) FROM unseen SEMI JOIN touched USING (visit)").fetchall()[0][0])
+    (totals,) = con.execute("SELECT (SELECT count(*) FROM raw), (SELECT count(*) FROM unfinished)").fetchall()
+    return int(totals[0]), int(totals[1]), lost
+
+
+def _trace(lake: Lake, campaign: str, definition: dict[str, Any], found: dict[str, list[Finding]], wanted: pa.Table) -> list[Row]:
+    """The raws in ``wanted`` (exposure, detector), followed through every product: raw_trace.sql."""
+    with delta.connect() as con:
+        con.register("step_order", pa.table({"step": list(STEPS), "position": list(range(len(STEPS)))}))
+        con.register("unfinished", wanted)
+        parts, counts = [], []
+        for site in _sites(lake, definition):
+            counts.append(SiteCount(con, site, campaign, found[site.name]))
+            counts[-1].follow()
+            parts.append(con.sql("FROM standing").to_arrow_table())
+        con.execute("DROP TABLE standing")
+        con.register("standing", pa.concat_tables(parts))
+        con.register("touched", _touched(con, counts, definition))
+        rows: list[Row] = con.sql(sql("raw_trace")).to_arrow_table().to_pylist()
+    return [row for row in rows if row["state"] != "complete"]
+
+
+def _touched(con: duckdb.DuckDBPyConnection, counts: list[SiteCount], definition: dict[str, Any]) -> pa.Table:
+    """Visits whose footprint touches a tract of the campaign, as its sites know them."""
+    tracts = sorted({t for share in definition["sites"].values() for t in (share or {}).get("tracts", [])})
+    known = " UNION ALL ".join(f"({delta.select(count.site, 'visit_detector_patch')})" for count in counts)
+    query = f"SELECT DISTINCT visit FROM ({known}) WHERE list_contains($tracts::INTEGER[], tract)"
+    return con.sql(query, params={"tracts": tracts}).to_arrow_table()
 
 
 DECISION = pa.schema([("site", pa.string()), ("step", pa.string()), ("accepted", pa.bool_())])
@@ -129,31 +186,10 @@ def _sites(lake: Lake, definition: dict[str, Any]) -> list[Site]:
     return [site for site in lake.sites.values() if site.central or site.name in definition["sites"]]
 
 
-def _step_order(con: duckdb.DuckDBPyConnection) -> None:
-    con.register("step_order", pa.table({"step": list(STEPS), "position": list(range(len(STEPS)))}))
-
-
-def _site(con: duckdb.DuckDBPyConnection, site: Site, campaign: str, found: list[Finding]) -> None:
-    """Add a site's datasets to ``standing`` and its orphan files to ``stray``."""
-    for table in TABLES:
-        con.execute(f'CREATE OR REPLACE TEMP VIEW "{table}" AS {delta.select(site, table)}')
-    findings = [{"path": f.path, "state": f.state, "reason": f.reason} for f in found]
-    kind = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
-    con.register("storage_finding", pa.Table.from_pylist(findings, schema=kind))
-    insert = "CREATE TEMP TABLE standing AS " if not _exists(con, "standing") else "INSERT INTO standing "
-    con.execute(insert + (SQL / "standing.sql").read_text(), {"campaign": campaign, "site": site.name})
-    insert = "CREATE TEMP TABLE stray AS " if not _exists(con, "stray") else "INSERT INTO stray "
-    con.execute(insert + (SQL / "stray.sql").read_text(), {"campaign": campaign, "site": site.name})
-
-
-def _exists(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return bool(con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = $t", {"t": table}).fetchall())
-
-
 def _decisions(con: duckdb.DuckDBPyConnection, lake: Lake, site: Site, campaign: str, tolerate: dict[str, float]) -> list[Row]:
     """Which steps' failures at a site were accepted: by an operator (as many as there are), or by the tolerance."""
     con.execute(f"CREATE OR REPLACE TEMP VIEW step AS {delta.select(lake.central, 'step')}")
-    rows = con.execute((SQL / "decisions.sql").read_text(), {"campaign": campaign, "site": site.name}).fetchall()
+    rows = con.execute(sql("decisions"), {"campaign": campaign, "site": site.name}).fetchall()
     return [
         {
             "site": site.name,
@@ -162,19 +198,6 @@ def _decisions(con: duckdb.DuckDBPyConnection, lake: Lake, site: Site, campaign:
         }
         for step, quanta, failed, accepted in rows
     ]
-
-
-def _touched(con: duckdb.DuckDBPyConnection, tracts: list[int]) -> pa.Table:
-    """Visits whose footprint touches a tract of the campaign, as one site knows them."""
-    return con.sql(
-        "SELECT DISTINCT visit FROM visit_detector_patch WHERE list_contains($tracts::INTEGER[], tract)",
-        params={"tracts": tracts},
-    ).to_arrow_table()
-
-
-def _all(con: duckdb.DuckDBPyConnection, name: str) -> list[Row]:
-    rows: list[Row] = con.sql((SQL / f"{name}.sql").read_text()).to_arrow_table().to_pylist()
-    return rows
 
 
 def _problem(row: Row) -> str:

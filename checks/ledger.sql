@@ -1,27 +1,28 @@
 -- ledger: expected against present, and what explains the difference.
--- inputs: standing (all sites), stray (site, step, dataset_type: orphan files), decision (site, step, accepted), step_order
+-- inputs: tally (all sites: site, step, dataset_type, state, datasets, bytes, reason), stray (site, step, dataset_type:
+--         orphan files), decision (site, step, accepted), step_order
 -- grain: one row per site, step, dataset type. expected counts what was asked for; unexpected and orphan come on top.
 -- reconciled: nothing but present, no work found, and failures that an operator or the tolerance accepted
 WITH counted AS (
     SELECT
         site, step, dataset_type,
-        count(*) FILTER (state <> 'unexpected')     AS expected,
-        count(*) FILTER (state = 'visible')         AS visible,
-        count(*) FILTER (state = 'shadowed')        AS shadowed,
-        count(*) FILTER (state = 'predicted_only')  AS predicted_only,
-        count(*) FILTER (state = 'unsuccessful')    AS unsuccessful,
-        count(*) FILTER (state = 'cursed')          AS cursed,
-        count(*) FILTER (state = 'lost')            AS lost,
-        count(*) FILTER (state = 'damaged')         AS damaged,
-        count(*) FILTER (state = 'in_transit')      AS in_transit,
-        count(*) FILTER (state = 'parked')          AS parked,
-        count(*) FILTER (state = 'rejected')        AS rejected,
-        count(*) FILTER (state = 'waiting')         AS waiting,
-        count(*) FILTER (state = 'unexpected')      AS unexpected,
-        0                                           AS orphan,
-        coalesce(sum(bytes), 0)::BIGINT             AS bytes,
+        coalesce(sum(datasets) FILTER (state <> 'unexpected'), 0)     AS expected,
+        coalesce(sum(datasets) FILTER (state = 'visible'), 0)         AS visible,
+        coalesce(sum(datasets) FILTER (state = 'shadowed'), 0)        AS shadowed,
+        coalesce(sum(datasets) FILTER (state = 'predicted_only'), 0)  AS predicted_only,
+        coalesce(sum(datasets) FILTER (state = 'unsuccessful'), 0)    AS unsuccessful,
+        coalesce(sum(datasets) FILTER (state = 'cursed'), 0)          AS cursed,
+        coalesce(sum(datasets) FILTER (state = 'lost'), 0)            AS lost,
+        coalesce(sum(datasets) FILTER (state = 'damaged'), 0)         AS damaged,
+        coalesce(sum(datasets) FILTER (state = 'in_transit'), 0)      AS in_transit,
+        coalesce(sum(datasets) FILTER (state = 'parked'), 0)          AS parked,
+        coalesce(sum(datasets) FILTER (state = 'rejected'), 0)        AS rejected,
+        coalesce(sum(datasets) FILTER (state = 'waiting'), 0)         AS waiting,
+        coalesce(sum(datasets) FILTER (state = 'unexpected'), 0)      AS unexpected,
+        0                                                             AS orphan,
+        coalesce(sum(bytes), 0)                                       AS bytes,
         min(reason) FILTER (state NOT IN ('visible', 'predicted_only', 'waiting')) AS reason
-    FROM standing
+    FROM tally
     GROUP BY site, step, dataset_type
     UNION ALL
     SELECT site, step, dataset_type, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count(*), 0, min(reason)

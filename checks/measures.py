@@ -64,7 +64,7 @@ def raws(subject: Subject) -> pa.Table:
     """One row: raws placed, those that reached every product, those that nothing accounts for."""
     found = subject.ledger
     lost = sum(not raw["explained"] for raw in found.raws)
-    row = {"origin": "all", "raws": found.raw_count, "complete": found.raw_count - len(found.raws), "unaccounted": lost}
+    row = {"origin": "all", "raws": found.raw_count, "complete": found.raw_count - found.unfinished, "unaccounted": lost}
     return pa.Table.from_pylist([row])
 
 

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import cast
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 import schemas
-from lake import datastore, delta, snapshot
-from lake.access import at, source
+from lake import delta, snapshot
+from lake.access import at
 from lake.janitor import UNFINISHED
 from lake.objects import ObjectPath
 from lake.site import LakeError, Site, table_dir
 
-Progress = Callable[[int, int], None]
 ROOTS = ("files", "tables")
-#: Threads that read files for their checksums: hashing releases the interpreter lock, and disks like company.
-WORKERS = min(4, os.cpu_count() or 1)
 #: What belongs into a Delta log.
-LOG_FILE = re.compile(r"\d{20}\.json|\d{20}\.checkpoint(\.\d+\.\d+)?\.parquet|\d{20}\.crc|_last_checkpoint")
+LOG_FILE = r"^(\d{20}\.json|\d{20}\.checkpoint(\.\d+\.\d+)?\.parquet|\d{20}\.crc|_last_checkpoint)$"
 
 STORAGE = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("age", pa.float64()), ("kind", pa.string())])
 LIVE = pa.schema([("path", pa.string()), ("table", pa.string()), ("catalogue", pa.bool_())])
@@ -35,64 +29,79 @@ LIVE = pa.schema([("path", pa.string()), ("table", pa.string()), ("catalogue", p
 def listing(site: Site) -> pa.Table:
     """Every file below ``files/`` and ``tables/``: path (relative to the site), bytes, age (s), kind.
 
-    kind is ``data``, ``log`` (a Delta log's own file) or ``unfinished`` (a temporary name).
+    kind is ``data``, ``log`` (a Delta log's own file) or ``unfinished`` (a temporary name). One thread: several would
+    spend more on passing the interpreter's lock around than the system spends on answering.
     """
-    now = time.time()
-    logs = {f"{table_dir(name)}/_delta_log" for name in schemas.tables()}
-    paths, sizes, ages, kinds = [], [], [], []
-    for root in ROOTS:
-        for rel, size, changed in _found(site.path(root)):
-            paths.append(f"{root}/{rel}")
-            sizes.append(size)
-            ages.append(now - changed)
-            kinds.append(_kind(paths[-1], rel.rpartition("/")[2], logs))
-    return pa.table([paths, sizes, ages, kinds], schema=STORAGE)
+    now, logs = time.time(), {f"{table_dir(name)}/_delta_log" for name in schemas.tables()}
+    parts, folders = [STORAGE.empty_table()], list(ROOTS)
+    if isinstance(site.root, ObjectPath):
+        parts, folders = [_objects(site, root, now, logs) for root in ROOTS], []
+    while folders:
+        folder = folders.pop()
+        files, inner = _folder(site, folder, now, folder in logs)
+        parts.append(files)
+        folders += inner
+    return pa.concat_tables(parts)
 
 
-def _found(root: Path) -> Iterator[tuple[str, int, float]]:
-    """Every file below a directory or prefix: its path relative to that, bytes, time of last change."""
-    if isinstance(root, ObjectPath):
-        yield from root.listing()
-        return
-    for entry in _walk(root):
-        try:
-            found = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue  # it was temporary, and went while we looked
-        yield entry.path[len(str(root)) + 1 :], found.st_size, found.st_mtime
-
-
-def _walk(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+def _folder(site: Site, folder: str, now: float, log: bool) -> tuple[pa.Table, list[str]]:
+    """The files of one directory, as listing() gives them, and the directories in it."""
+    folders, names, sizes, times = [], [], [], []
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(site.root / folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}/{entry.name}")
+                    continue
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # it was temporary, and went while we looked
+                names.append(entry.name)
+                sizes.append(found.st_size)
+                times.append(found.st_mtime)
     except FileNotFoundError:
-        return
+        pass
     except OSError as error:
-        raise LakeError(f"{folder}: cannot be listed ({error.strerror}); check the disk and its permissions") from None
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
-        else:
-            yield entry
+        path = site.root / folder
+        raise LakeError(f"{path}: cannot be listed ({error.strerror}); check the disk and its permissions") from None
+    try:
+        named = pa.array(names, pa.string())
+    except UnicodeEncodeError:  # a name that is not UTF-8 is none of ours: it is shown with its odd bytes written out
+        named = pa.array([os.fsencode(name).decode(errors="backslashreplace") for name in names], pa.string())
+    return _files(pc.binary_join_element_wise(folder, named, "/"), named, sizes, times, now, log), folders
 
 
-def _kind(path: str, name: str, logs: set[str]) -> str:
-    if UNFINISHED.fullmatch(name):
-        return "unfinished"
-    return "log" if path.rpartition("/")[0] in logs and LOG_FILE.fullmatch(name) else "data"
+def _objects(site: Site, root: str, now: float, logs: set[str]) -> pa.Table:
+    """The objects below a prefix, as listing() gives them: a store lists them all, and knows no directories."""
+    found = list(cast(ObjectPath, site.path(root)).listing())
+    paths = pa.array([f"{root}/{rel}" for rel, _, _ in found], pa.string())
+    names = pa.array([rel.rpartition("/")[2] for rel, _, _ in found], pa.string())
+    log = pa.array([f"{root}/{rel}".rpartition("/")[0] in logs for rel, _, _ in found], pa.bool_())
+    return _files(paths, names, [size for _, size, _ in found], [changed for _, _, changed in found], now, log)
+
+
+def _files(
+    paths: pa.Array, names: pa.Array, sizes: list[int], times: list[float], now: float, log: bool | pa.BooleanArray
+) -> pa.Table:
+    """A part of a listing; ``log``: whether a file is where a Delta log is."""
+    kinds = pc.if_else(pc.match_substring_regex(names, f"^({UNFINISHED.pattern})$"), "unfinished", "data")
+    kinds = pc.if_else(pc.and_(pc.match_substring_regex(names, LOG_FILE), log), "log", kinds)
+    return pa.table([paths, pa.array(sizes, pa.int64()), pc.subtract(now, pa.array(times, pa.float64())), kinds], schema=STORAGE)
 
 
 def registered(site: Site) -> pa.Table:
-    """Files that registered datasets are in, and bundles of the archive: path, file_bytes, file_checksum, datasets; by path."""
-    with delta.connect() as con:
+    """Files that registered datasets are in, and bundles of the archive: path, file_bytes, file_checksum, datasets,
+    registered_at (the first of them)."""
+    with delta.cursor() as con:
         view(con, site, "dataset")
         view(con, site, "archive_bundle")
         return con.sql(
             "SELECT path, any_value(file_bytes) AS file_bytes, any_value(file_checksum) AS file_checksum, "
-            "count(*) AS datasets FROM dataset GROUP BY path "
-            "UNION ALL SELECT path, bytes, checksum, datasets FROM ("
+            "count(*) AS datasets, min(registered_at) AS registered_at FROM dataset GROUP BY path "
+            "UNION ALL SELECT path, bytes, checksum, datasets, noted_at FROM ("
             "FROM archive_bundle WHERE location = '' QUALIFY row_number() OVER (PARTITION BY bundle_id ORDER BY noted_at DESC) = 1"
-            ") WHERE state IN ('stored', 'damaged') ORDER BY path"
+            ") WHERE state IN ('stored', 'damaged')"
         ).to_arrow_table()
 
 
@@ -125,44 +134,3 @@ def retired(site: Site, strays: list[str]) -> set[str]:
                     removed = json.loads(line).get("remove")
                     found |= {prefix + removed["path"]} if removed else set()
     return found
-
-
-def altered(site: Site, files: pa.Table, progress: Progress = lambda done, total: None) -> dict[str, str]:
-    """Files whose sha256 is not the registered one, with the difference in words; ``files`` as registered() gives them.
-
-    ``progress(bytes done, bytes in all)`` is called as files are read.
-    """
-    total, done, wrong = sum(files["file_bytes"].to_pylist()), 0, {}
-    names = ("path", "file_bytes", "file_checksum")
-    rows = list(zip(*(files[name].to_pylist() for name in names), strict=True))
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="audit") as pool:
-        for (path, size, _), problem in zip(rows, pool.map(lambda row: _difference(site, *row), rows), strict=True):
-            if problem is not None:
-                wrong[path] = problem
-            done += size
-            progress(done, total)
-    return wrong
-
-
-def _difference(site: Site, path: str, size: int, sha256: str) -> str | None:
-    try:
-        problem = datastore.check(site, path, size, sha256)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if problem is None:
-        return None
-    words = problem.partition(f"{path} ")[2] or problem
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", words)
-
-
-def rotten(site: Site, paths: list[str]) -> dict[str, str]:
-    """Parquet files of event tables (no registry knows their checksum) that fail their page checksums."""
-    wrong = {}
-    for path in paths:
-        try:
-            with pq.ParquetFile(source(site.path(path)), page_checksum_verification=True) as file:
-                for group in range(file.num_row_groups):
-                    file.read_row_group(group)
-        except (OSError, pa.ArrowInvalid) as error:
-            wrong[path] = f"cannot be read: {' '.join(str(error).split())[:200]}"
-    return wrong

@@ -1,11 +1,11 @@
 -- stray: orphan files of a site, by the dataset type and step that their path speaks of.
--- inputs: storage_finding (path, state, reason), expected_dataset; $campaign, $site
+-- inputs: storage_finding (path, state, reason), expected_all (expected_dataset); $campaign, $site
 -- grain: one row per orphan file that lies in one of the campaign's runs, or in no campaign's
 WITH orphan AS (
     SELECT path, reason, split(path, '/') AS parts FROM storage_finding WHERE state = 'orphan'
 ),
 known AS (
-    SELECT DISTINCT dataset_type, step FROM expected_dataset
+    SELECT DISTINCT dataset_type, step FROM expected_all
 ),
 typed AS (
     SELECT

@@ -77,7 +77,7 @@ def latest(lake: Lake, table: str, keys: str, campaign: str) -> list[dict[str, A
     with delta.cursor() as con:
         delta.view(con, lake.central, table)
         found = con.sql(
-            f"SELECT * FROM {table} WHERE campaign = $campaign QUALIFY row_number() OVER "
+            f'SELECT * FROM "{table}" WHERE campaign = $campaign QUALIFY row_number() OVER '
             f"(PARTITION BY {keys} ORDER BY noted_at DESC) = 1 ORDER BY {keys}",
             params={"campaign": campaign},
         ).to_arrow_table()

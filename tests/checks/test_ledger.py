@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 from paper_lake import files, flip
 
 import schemas
-from checks import ledger
-from lake import delta, movement, registry
+from checks import counting, ledger, ledger_sum
+from checks.audit import quick
+from checks.ledger_sum import sql
+from lake import delta, movement, registry, upkeep
 from lake.site import Lake, LakeError, Site
 from pipelines import steer
 from pipelines.journal import now
@@ -178,3 +181,128 @@ def test_a_campaign_that_was_not_begun_does_not_reconcile(begun: Lake, tmp_path:
     empty = paper_lake.make(tmp_path / "empty", through="place")
     found = ledger.ledger(empty, "paper")
     assert not found.reconciled and "no work is predicted" in found.summary
+
+
+# -- counting in parts: always the same as one full count ---------------------------------------------------------------
+
+
+FULL = (
+    "expected_dataset", "attempt", "dataset", "collection", "certification", "parked", "rule", "manifest", "transfer",
+)  # fmt: skip
+
+
+def full_count(lake: Lake) -> tuple[dict[tuple[str, ...], int], set[tuple[object, ...]]]:
+    """Datasets by (site, step, type, state), and unfinished raws, by standing.sql over whole tables in one go."""
+    parts = []
+    with delta.connect() as con:
+        for site in lake.sites.values():
+            for table in FULL:
+                delta.view(con, site, table)
+            found = [{"path": f.path, "state": f.state, "reason": f.reason} for f in quick(site)]
+            kind = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
+            con.register("storage_finding", pa.Table.from_pylist(found, schema=kind))
+            parts.append(con.sql(sql("standing"), params={"campaign": "paper", "site": site.name}).to_arrow_table())
+        con.register("standing", pa.concat_tables(parts))
+        con.register("step_order", pa.table({"step": list(ledger.STEPS), "position": list(range(len(ledger.STEPS)))}))
+        delta.view(con, lake.central, "visit_detector_patch")
+        con.execute("CREATE TEMP VIEW touched AS SELECT DISTINCT visit FROM visit_detector_patch WHERE tract IN (9469, 9470)")
+        counts = con.execute("SELECT site, step, dataset_type, state, count(*) FROM standing GROUP BY ALL").fetchall()
+        raws = con.sql(sql("raw_trace")).to_arrow_table().to_pylist()
+    keys = ("exposure", "detector", "origin", "state", "products", "reached", "stopped_site", "stopped_type", "reason", "explained")
+    return {tuple(row[:4]): row[4] for row in counts}, {tuple(r[k] for k in keys) for r in raws if r["state"] != "complete"}
+
+
+def counted(found: ledger.Ledger) -> tuple[dict[tuple[str, ...], int], set[tuple[object, ...]]]:
+    states = [s for s in ledger.STATES if s != "orphan"]
+    rows = {(r["site"], r["step"], r["dataset_type"], s): r[s] for r in found.rows for s in states if r[s]}
+    keys = ("exposure", "detector", "origin", "state", "products", "reached", "stopped_site", "stopped_type", "reason", "explained")
+    assert found.unfinished == len(found.raws)
+    return rows, {tuple(r[k] for k in keys) for r in found.raws}
+
+
+def _drop(lake: Lake, site: Site, chance: random.Random) -> None:
+    """Rows of a dataset type vanish from the registry, all but a few of them."""
+    kind = chance.choice(["raw", "source", "visit_image", "object", "preliminary_visit_summary"])
+    with delta.connect() as con:
+        rows = con.sql(f"FROM ({delta.select(site, 'dataset')}) WHERE dataset_type = '{kind}' ORDER BY dataset_id").to_arrow_table()
+    root = site.table_path("dataset")
+    parts = [Path(p).relative_to(root).as_posix() for p in delta.files(site, "dataset", f"dataset_type = '{kind}'")]
+    delta.remove_files(site, "dataset", parts)
+    keep = sorted(chance.sample(range(rows.num_rows), rows.num_rows // 2))
+    delta.append(site, "dataset", schemas.conform("dataset", rows.take(keep)))
+
+
+def _events(lake: Lake, site: Site, chance: random.Random) -> None:
+    task = chance.choice(["isr", "subtract_images", "measure_objects", "survey_metrics", "finalize_visit"])
+    attempt(
+        site, task, chance.choice(["failed", "succeeded", "no_work", "reset", "blocked"]), f"visit % {chance.randint(1, 3)} = 0"
+    )
+
+
+def _waits(lake: Lake, site: Site, chance: random.Random) -> None:
+    number = chance.randint(7, 10**6)
+    registry.ingest(site, like(site, "raw", exposure=number, visit=number, origin=site.name))
+    registry.ingest(site, like(site, "object", checksum=f"{number:064}"))
+
+
+def _moves(lake: Lake, site: Site, chance: random.Random) -> None:
+    other = next(s for s in lake.sites.values() if s != site)
+    kind = chance.choice(["difference_image", "visit_image", "raw"])
+    movement.add_rule(lake, "paper", f"rule/{chance.random()}", [kind], "true", site.name, other.name)
+    if chance.random() < 0.5:
+        movement.run_rules(lake, movement.rules(lake))
+
+
+def _rots(lake: Lake, site: Site, chance: random.Random) -> None:
+    path = site.path(chance.choice(files(site, chance.choice(["object", "source", "visit_image"]))))
+    path.unlink() if chance.random() < 0.5 else os.truncate(path, 3)
+
+
+def _tidies(lake: Lake, site: Site, chance: random.Random) -> None:
+    with site.lock():
+        upkeep.compact(site, "dataset", at_least=2)
+
+
+@pytest.mark.parametrize("seed", range(40 if os.environ.get("DRP_FAULTS") == "long" else 2))
+def test_kept_sums_never_differ_from_a_full_count(lake: Lake, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(counting, "KEEP_FROM", 1)
+    chance = random.Random(seed)
+    assert counted(ledger.ledger(lake, "paper")) == full_count(lake)
+    changes = [_drop, _events, _waits, _moves, _rots, _tidies]
+    for change in chance.sample(changes, 3):
+        change(lake, chance.choice(list(lake.sites.values())), chance)
+        monkeypatch.setattr(counting, "AT_ONCE", chance.choice([1, 50, 10**6]))
+        assert counted(ledger.ledger(lake, "paper")) == full_count(lake), change.__name__
+
+
+def test_what_is_settled_is_not_counted_again(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "KEEP_FROM", 1)
+    again: list[str] = []
+    count = counting.SiteCount._count
+
+    def noted(self: counting.SiteCount, kind: str, damaged: bool) -> None:
+        again.append(f"{self.site.name} {kind}")
+        count(self, kind, damaged)
+
+    monkeypatch.setattr(counting.SiteCount, "_count", noted)
+    first = ledger.ledger(lake, "paper")
+    assert len(again) == len(set(again)) > 40
+    again.clear()
+    second = ledger.ledger(lake, "paper")
+    assert again == [] and second.rows == first.rows and second.summary == first.summary
+    attempt(lake.central, "isr", "failed")
+    assert ledger.ledger(lake, "paper").rows == first.rows and again == ["USDF post_isr_image"]
+    again.clear()
+    gone = files(lake.central, "visit_image")[0]
+    lake.central.path(gone).unlink()
+    assert ledger.ledger(lake, "paper").totals["lost"] == 1 and again == ["USDF visit_image"]
+
+
+def test_a_ledger_needs_no_place_to_keep_its_sums(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "KEEP_FROM", 1)
+
+    def full(*_: object, **__: object) -> bool:
+        raise delta.DeltaError("no space")
+
+    monkeypatch.setattr(ledger_sum.delta, "append", full)
+    assert ledger.ledger(lake, "paper").reconciled

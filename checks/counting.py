@@ -1,0 +1,282 @@
+"""A site's part of the ledger: every dataset of a campaign counted, dataset type by dataset type.
+
+Most datasets are as they should be: expected, registered, nothing else known. They are only counted (plain.sql). The
+others, the odd ones, are looked at one by one (standing.sql). What was counted of a large, settled type is kept in
+``ledger_sum`` with a digest of everything that it was counted from, and not counted again until that changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from checks import ledger_sum
+from checks.audit import Finding
+from checks.ledger_sum import sql
+from lake import delta
+from lake.commit import live_files, open_table
+from lake.parquet import partition_of
+from lake.site import Site
+
+#: Tables that are small, or of which only the rows of odd datasets are looked at.
+WHOLE = ("rule", "collection", "quantum")
+PARTLY = ("attempt", "manifest", "transfer", "parked", "certification")
+#: Odd datasets that are looked at in one go: bounds the memory.
+AT_ONCE = 250_000
+#: Types of fewer datasets are counted quicker than their sums are looked up and kept.
+KEEP_FROM = 20_000
+#: States in which a raw's way does not end.
+FINE = "('visible', 'shadowed', 'predicted_only')"
+
+TABLES = {
+    "tally": "site VARCHAR, step VARCHAR, dataset_type VARCHAR, state VARCHAR, datasets BIGINT, bytes BIGINT, reason VARCHAR",
+    "stopped": "site VARCHAR, dataset_type VARCHAR, exposure BIGINT, detector INTEGER",
+    "raw_key": "exposure BIGINT, detector INTEGER, visit BIGINT",
+    "odd": "dataset_id VARCHAR",
+}
+
+
+class SiteCount:
+    """One site's datasets of a campaign; ``con`` keeps the tables of TABLES over all sites."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, site: Site, campaign: str, found: Iterable[Finding]) -> None:
+        self.con, self.site, self.campaign = con, site, campaign
+        for name, columns in TABLES.items():
+            con.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} ({columns})")
+        for table in (*WHOLE, *PARTLY):
+            name = table if table in WHOLE else f"{table}_all"
+            con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {delta.select(site, table)}")
+        self._parts: dict[str, dict[str, list[str]]] = {}
+        self._sizes: Counter[str] = Counter()
+        for table in ("expected_dataset", "dataset"):
+            self._parts[table], rows = _partitions(site, table)
+            self._sizes.update(rows)
+        for name, table in (("expected_odd", "expected_dataset"), ("dataset_odd", "dataset")):
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {delta.scan(table, [])}")
+        kind = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
+        findings = [{"path": f.path, "state": f.state, "reason": f.reason} for f in found]
+        con.register("storage_finding", pa.Table.from_pylist(findings, schema=kind))
+        self._damaged = any(finding["state"] != "orphan" for finding in findings)
+
+    @property
+    def types(self) -> list[list[str]]:
+        """Dataset types that are expected, registered, on their way or waiting here: large ones alone, small ones together."""
+        sides = "SELECT DISTINCT dataset_type FROM manifest_all UNION SELECT DISTINCT dataset_type FROM parked_all"
+        known = {row[0] for row in self.con.execute(sides).fetchall()}.union(*self._parts.values())
+        found = [[kind] for kind in sorted(known) if self._large(kind)]
+        small: list[str] = []
+        for kind in sorted(known):
+            if not self._large(kind):
+                small.append(kind)
+                if sum(self._sizes[k] for k in small) > AT_ONCE:
+                    found.append(small)
+                    small = []
+        return [*found, small] if small else found
+
+    def _large(self, kind: str) -> bool:
+        return self._sizes[kind] >= KEEP_FROM
+
+    # -- counting ------------------------------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        """Add this site's datasets to ``tally``, its raws to ``raw_key``, and where products are not there to ``stopped``."""
+        con = self.con
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE trouble AS SELECT DISTINCT quantum_id FROM attempt_all "
+            "WHERE campaign = $campaign AND state IN ('failed', 'blocked')",
+            {"campaign": self.campaign},
+        )
+        con.execute("CREATE OR REPLACE TEMP TABLE attempt_count AS SELECT task, count(*) AS events FROM attempt_all GROUP BY task")
+        chain = "SELECT children FROM collection WHERE collection = $campaign ORDER BY noted_at DESC LIMIT 1"
+        found = con.execute(chain, {"campaign": self.campaign}).fetchall()
+        self._chain = (found[0][0] or "").split(",") if found else []
+        kept = ledger_sum.latest(con, self.site, self.campaign)
+        fresh: dict[str, str] = {}
+        for kinds in self.types:
+            self._open(kinds)
+            if not self._large(kinds[0]):
+                self._gather(kinds)
+                continue
+            kind = kinds[0]
+            parts = [path for files in self._parts.values() for path in [*files.get(kind, []), ""]]
+            digest = ledger_sum.made_from(con, self.campaign, kind, parts)
+            damaged = self._damaged and self._holds("SELECT 1 FROM d SEMI JOIN storage_finding USING (path)")
+            if kind == "raw":
+                con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM d")
+            if not damaged and kept.get(kind, ("",))[0] == digest:
+                ledger_sum.restore(con, self.site, kept[kind][1])
+                continue
+            if self._untouched(kind):
+                self._wait(kind)
+                continue
+            self._count(kind, damaged)
+            fresh |= {} if damaged else {kind: digest}
+            if self._rows("odd") > AT_ONCE:
+                self._resolve()
+        self._resolve()
+        ledger_sum.keep(con, self.site, self.campaign, fresh)
+
+    def _open(self, kinds: list[str]) -> None:
+        """Views of what is expected (e) and registered (d) of these types in this campaign."""
+        for name, table in (("e", "expected_dataset"), ("d", "dataset")):
+            rows = delta.scan(table, [path for kind in kinds for path in self._parts[table].get(kind, [])])
+            mine = f"starts_with(run, {_text(self.campaign + '/')})"
+            self.con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS FROM ({rows}) WHERE {mine}")
+
+    def _gather(self, kinds: list[str]) -> None:
+        """Look at every dataset of small types: all of them at once are quicker than type by type."""
+        con, given = self.con, {"kinds": kinds}
+        con.execute("INSERT INTO expected_odd FROM e")
+        con.execute("INSERT INTO dataset_odd FROM d")
+        con.execute("INSERT INTO odd SELECT dataset_id FROM e UNION SELECT dataset_id FROM d")
+        for table in ("manifest_all", "parked_all"):
+            con.execute(f"INSERT INTO odd SELECT dataset_id FROM {table} WHERE list_contains($kinds, dataset_type)", given)
+        self._resolve()
+
+    def _untouched(self, kind: str) -> bool:
+        """Whether nothing of a type is here or on its way, and no quantum that makes it was tried."""
+        waits = (
+            "SELECT 1 FROM manifest_all WHERE dataset_type = $kind UNION ALL SELECT 1 FROM parked_all WHERE dataset_type = $kind"
+        )
+        tried = "SELECT 1 FROM attempt_count SEMI JOIN (SELECT DISTINCT task FROM e) USING (task)"
+        here = kind in self._parts["dataset"] and self._holds("SELECT 1 FROM d")
+        return not (here or self._holds(tried) or self._holds(waits, kind=kind))
+
+    def _wait(self, kind: str) -> None:
+        """Add a type of which all is still to be made."""
+        con, given = self.con, {"site": self.site.name, "kind": kind}
+        con.execute("INSERT INTO tally SELECT $site, step, $kind, 'waiting', count(*), 0, NULL FROM e GROUP BY step", given)
+        con.execute(
+            "INSERT INTO stopped SELECT $site, $kind, exposure, detector FROM (SELECT DISTINCT exposure, detector FROM e) x "
+            "WHERE exposure IS NOT NULL AND NOT EXISTS (FROM stopped s WHERE s.exposure = x.exposure "
+            "AND s.detector IS NOT DISTINCT FROM x.detector)",
+            given,
+        )
+
+    def _count(self, kind: str, damaged: bool) -> None:
+        """Add the plain datasets of a type to ``tally``, and gather the rows of the odd ones."""
+        con = self.con
+        con.execute(f"CREATE OR REPLACE TEMP TABLE manifest_type AS {sql('manifest_type')}", {"dataset_type": kind})
+        looked_at = ["SELECT dataset_id FROM parked_all WHERE dataset_type = $kind"]
+        if self._holds("SELECT 1 FROM (SELECT DISTINCT step FROM e) HAVING count(*) > 1"):
+            looked_at.append("SELECT dataset_id FROM e")
+        if self._rows("manifest_type"):
+            looked_at.append("SELECT dataset_id FROM manifest_type ANTI JOIN d USING (dataset_id)")
+        if damaged:
+            looked_at.append("SELECT dataset_id FROM d SEMI JOIN storage_finding USING (path)")
+        if self._holds(
+            "SELECT 1 FROM (SELECT DISTINCT run FROM d) WHERE list_contains($chain, run) HAVING count(*) > 1", chain=self._chain
+        ):
+            looked_at.append(sql("twins"))
+        union = " UNION ".join(f"({statement})" for statement in looked_at)
+        con.execute(f"CREATE OR REPLACE TEMP TABLE odd_type AS {union}", {"kind": kind})
+        con.execute(f"CREATE OR REPLACE TEMP TABLE expected_type AS {sql('expected_type')}")
+        con.execute("INSERT INTO expected_odd SELECT * EXCLUDE (missing) FROM expected_type")
+        extras = self._rows("d") - self._rows("e") + self._rows("expected_type WHERE missing")
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE extra AS SELECT dataset_id, run, bytes, origin, quantum_id FROM d "
+            + ("ANTI JOIN e USING (dataset_id)" if extras else "WHERE false")
+        )
+        con.execute("INSERT INTO odd_type SELECT dataset_id FROM expected_type")
+        con.execute(
+            "INSERT INTO odd_type SELECT dataset_id FROM extra ANTI JOIN manifest_type USING (dataset_id) "
+            "WHERE origin <> $site OR quantum_id IS NOT NULL",
+            {"site": self.site.name},
+        )
+        con.execute("CREATE OR REPLACE TEMP TABLE odd_type AS SELECT DISTINCT dataset_id FROM odd_type")
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE here AS FROM odd_type ANTI JOIN (FROM expected_type WHERE missing) USING (dataset_id)"
+        )
+        if self._rows("here"):
+            con.execute("INSERT INTO dataset_odd FROM d SEMI JOIN here USING (dataset_id)")
+        con.execute("INSERT INTO odd FROM odd_type")
+        con.execute(f"INSERT INTO tally {sql('plain')}", {"site": self.site.name, "dataset_type": kind})
+
+    def _resolve(self) -> None:
+        """Look at the odd datasets that were gathered, and add them to ``tally``, ``stopped`` and ``raw_key``."""
+        con, parts = self.con, 1 + self._rows("odd") // AT_ONCE
+        for number in range(parts if self._rows("odd") else 0):
+            self._stand(parts, number)
+            con.execute(
+                "INSERT INTO tally SELECT site, step, dataset_type, state, count(*), coalesce(sum(bytes), 0), min(reason) "
+                "FROM standing GROUP BY site, step, dataset_type, state"
+            )
+            con.execute(
+                "INSERT INTO stopped SELECT DISTINCT site, dataset_type, exposure, detector FROM standing "
+                f"WHERE why = 'predicted' AND exposure IS NOT NULL AND state NOT IN {FINE}"
+            )
+            con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM standing WHERE dataset_type = 'raw'")
+        for table in ("odd", "expected_odd", "dataset_odd"):
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {table} LIMIT 0")
+
+    def _stand(self, parts: int = 1, number: int = 0) -> None:
+        """Make ``standing`` of one of ``parts`` parts of the datasets in ``odd``, with only the events that concern them.
+
+        Datasets that share a data ID are in one part: which of them is found first is a question to all of them.
+        """
+        con = self.con
+        con.execute(f"CREATE OR REPLACE TEMP TABLE part AS {sql('part')}", {"parts": parts, "number": number})
+        for table, source in {"expected_dataset": "expected_odd", "dataset": "dataset_odd", "manifest": "manifest_all",
+                              "parked": "parked_all", "certification": "certification_all"}.items():  # fmt: skip
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {source} SEMI JOIN part USING (dataset_id)")
+        con.execute("CREATE OR REPLACE TEMP TABLE transfer AS FROM transfer_all SEMI JOIN manifest USING (rule_id, path)")
+        quanta = "SELECT quantum_id FROM expected_dataset UNION SELECT quantum_id FROM dataset"
+        con.execute(f"CREATE OR REPLACE TEMP TABLE attempt AS FROM attempt_all SEMI JOIN ({quanta}) USING (quantum_id)")
+        given = {"campaign": self.campaign, "site": self.site.name}
+        con.execute(f"CREATE OR REPLACE TEMP TABLE standing AS {sql('standing')}", given)
+
+    # -- raws ----------------------------------------------------------------------------------------------------------
+
+    def see(self) -> None:
+        """Take raws of which this site should make a product of their detector out of ``unseen``."""
+        for kinds in self.types:
+            if not self._rows("unseen"):
+                return
+            self._open(kinds)
+            self.con.execute(
+                "CREATE OR REPLACE TEMP TABLE unseen AS FROM unseen ANTI JOIN "
+                "(SELECT exposure, detector FROM e WHERE detector IS NOT NULL) USING (exposure, detector)"
+            )
+
+    def follow(self) -> None:
+        """Make ``standing`` of the raws in ``unfinished`` (exposure, detector) and of all their products."""
+        con = self.con
+        con.execute("CREATE OR REPLACE TEMP TABLE odd AS SELECT NULL::VARCHAR AS dataset_id WHERE false")
+        same = "(SELECT exposure, detector FROM unfinished UNION SELECT exposure, NULL FROM unfinished)"
+        within = f"SEMI JOIN {same} u ON u.exposure = x.exposure AND u.detector IS NOT DISTINCT FROM x.detector"
+        for kinds in self.types:
+            self._open(kinds)
+            con.execute(f"INSERT INTO expected_odd FROM e x {within}")
+            con.execute(f"INSERT INTO dataset_odd FROM d x {within}")
+        con.execute("INSERT INTO odd SELECT dataset_id FROM expected_odd UNION SELECT dataset_id FROM dataset_odd")
+        waiting = "SELECT dataset_id, (record ->> 'exposure')::BIGINT AS exposure, (record ->> 'detector')::INTEGER AS detector"
+        for table in ("manifest_all", "parked_all"):
+            con.execute(f"INSERT INTO odd SELECT x.dataset_id FROM ({waiting} FROM {table} WHERE dataset_type = 'raw') x {within}")
+        self._stand()
+
+    def _rows(self, table: str) -> int:
+        return int(self.con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+    def _holds(self, query: str, **params: Any) -> bool:
+        return bool(self.con.execute(f"{query} LIMIT 1", params).fetchall())
+
+
+def _partitions(site: Site, table: str) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """The live files of a table by dataset type, and their rows."""
+    handle, root = open_table(site, table), site.table_path(table)
+    if handle is None:
+        return {}, {}
+    files: dict[str, list[str]] = {}
+    for path in live_files(handle, site, table):
+        files.setdefault(partition_of(path)["dataset_type"], []).append(str(root / path))
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    sums = actions.group_by("partition.dataset_type").aggregate([("num_records", "sum")])
+    return files, dict(zip(sums["partition.dataset_type"].to_pylist(), sums["num_records_sum"].to_pylist(), strict=True))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,83 @@
+"""Sums of the ledger that are kept: good for as long as everything that they were counted from is unchanged.
+
+Per site, campaign and dataset type the table ``ledger_sum`` keeps the counts by step and state, and a digest of what
+they were made from: the parquet files of the registered and expected rows of the type, how many events concern it
+(made_from.sql), and the statements that count. Another digest, and the type is counted again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+import schemas
+from lake import delta
+from lake.site import LakeError, Site
+
+#: Sums are kept with the (exposure, detector) whose products are not all there: no more than so many.
+KEEP_STOPPED = 2_000
+#: States that a dataset may stay in. In any other, something is about to happen: such a type is not worth keeping.
+SETTLED = {"visible", "shadowed", "predicted_only", "unsuccessful", "cursed", "unexpected"}
+
+
+@cache
+def sql(name: str) -> str:
+    """The text of a statement of this room."""
+    return Path(__file__).with_name(f"{name}.sql").read_text()
+
+
+def made_from(con: duckdb.DuckDBPyConnection, campaign: str, kind: str, parts: Iterable[str]) -> str:
+    """A digest of everything that the ledger of a type is counted from; ``parts`` are its files, ``con`` as for made_from.sql."""
+    statements = [sql(name) for name in ("expected_type", "manifest_type", "plain", "standing", "twins")]
+    events = con.execute(sql("made_from"), {"dataset_type": kind}).fetchall()
+    return hashlib.sha256(json.dumps([campaign, kind, statements, list(parts), events]).encode()).hexdigest()
+
+
+def latest(con: duckdb.DuckDBPyConnection, site: Site, campaign: str) -> dict[str, tuple[str, str]]:
+    """What is kept of each type: the digest of what it was made from, and the sums."""
+    rows = con.execute(
+        f"SELECT dataset_type, made_from, sums FROM ({delta.select(site, 'ledger_sum')}) WHERE campaign = $campaign "
+        "QUALIFY row_number() OVER (PARTITION BY dataset_type ORDER BY noted_at DESC) = 1",
+        {"campaign": campaign},
+    ).fetchall()
+    return {kind: (digest, sums) for kind, digest, sums in rows}
+
+
+def restore(con: duckdb.DuckDBPyConnection, site: Site, sums: str) -> None:
+    """Put kept sums back into ``tally`` and ``stopped``."""
+    for table, rows in json.loads(sums).items():
+        if rows:
+            columns = [pa.array(values) for values in zip(*[[site.name, *row] for row in rows], strict=True)]
+            con.register("kept", pa.table(columns, names=[f"c{number}" for number in range(len(columns))]))
+            con.execute(f"INSERT INTO {table} FROM kept")
+
+
+def keep(con: duckdb.DuckDBPyConnection, site: Site, campaign: str, digests: Mapping[str, str]) -> None:
+    """Keep what ``tally`` and ``stopped`` hold of the given types, where they are settled."""
+    rows = []
+    for kind, digest in digests.items():
+        given = {"site": site.name, "kind": kind}
+        tally, stopped = (
+            con.execute(
+                f"SELECT * EXCLUDE (site) FROM {table} WHERE site = $site AND dataset_type = $kind "
+                f"ORDER BY ALL LIMIT {KEEP_STOPPED + 1}",
+                given,
+            ).fetchall()
+            for table in ("tally", "stopped")
+        )
+        if {row[2] for row in tally} <= SETTLED and len(stopped) <= KEEP_STOPPED:
+            sums = json.dumps({"tally": tally, "stopped": stopped})
+            rows.append(
+                {"campaign": campaign, "dataset_type": kind, "made_from": digest, "sums": sums, "noted_at": datetime.now(UTC)}
+            )
+    if rows:
+        with suppress(LakeError):  # a lake that cannot be written to is counted all the same
+            delta.append(site, "ledger_sum", pa.Table.from_pylist(rows, schema=schemas.table("ledger_sum").arrow))
