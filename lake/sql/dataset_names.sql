@@ -1,7 +1,7 @@
 -- Makes: dataset_names, the text that a dataset's id is computed from: "dataset_type|run|key=value|..." over the required
 --        dimensions in canonical order. A required value that is missing stands as "?" (ingest rejects the row).
 -- Inputs: given (ordinal, dataset_type, run, data ID columns), types (dataset_type, dimensions: list of text).
--- Grain: one row per row of given whose type is known.
+-- Grain: one row per row of given, with its columns; name is null where the type is not known.
 CREATE OR REPLACE TEMP VIEW dataset_names AS
 WITH required AS (
     SELECT
@@ -19,8 +19,8 @@ WITH required AS (
     FROM types
 )
 SELECT
-    g.ordinal,
-    g.dataset_type || '|' || g.run
+    g.*,
+    r.dataset_type || '|' || g.run
     || if(r.instrument, '|instrument=' || ifnull(g.instrument, '?'), '')
     || if(r.exposure, '|exposure=' || ifnull(g.exposure::VARCHAR, '?'), '')
     || if(r.visit, '|visit=' || ifnull(g.visit::VARCHAR, '?'), '')
@@ -45,4 +45,4 @@ SELECT
         if(r.patch AND g.patch IS NULL, 'patch', NULL)
     ) AS missing
 FROM given g
-JOIN required r USING (dataset_type);
+LEFT JOIN required r ON r.dataset_type = g.dataset_type;
