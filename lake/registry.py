@@ -16,6 +16,7 @@ from functools import reduce
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -187,15 +188,18 @@ def judge(site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping
         prune = _prune(datasets) if datasets.num_rows else "false"
         con.execute(f"CREATE TEMP VIEW registered AS FROM ({delta.select(site, 'dataset', prune)}) WHERE {prune}")
         con.execute(f"CREATE TEMP VIEW parked AS {delta.select(site, 'parked')}")
-        con.execute(statement("identified"))
+        identified = ordered(con.sql(statement("identified")).to_arrow_table(), ["ordinal"])
+        ids = identified["dataset_id"]
+        if ids.null_count:
+            nameless = datasets.filter(pc.is_null(ids))["dataset_type"][0]
+            raise RegistryError(f"site {site.name}: dataset type {nameless} is not known, so that ids cannot be made; register it")
+        datasets = datasets.set_column(0, schemas.table("dataset").arrow.field(0), ids)
+        con.register("identified", identified)
+        con.register("given", padded(datasets))
         con.register("storage", storage.result())
         for name in ("verdicts", "parked_now", "parked_events"):
             con.execute(statement(name))
-        found = ordered(con.sql("FROM judged").to_arrow_table(), ["ordinal"])
-        if found["dataset_id"].null_count:
-            unknown = found.filter(pc.is_null(found["dataset_id"]))["reason"][0]
-            raise RegistryError(f"{unknown}, so that its id is not known either; register it first")
-        datasets = datasets.set_column(0, schemas.table("dataset").arrow.field(0), found["dataset_id"])
+        found = _spread(con.sql("SELECT ordinal, verdict, reason, known_path FROM judged").to_arrow_table(), datasets.num_rows)
         return Judgement(
             judged=reduce(lambda rows, c: rows.append_column(c, found[c]), ("verdict", "reason", "known_path"), datasets),
             accepted=ordered(_where(datasets, pc.equal(found["verdict"], "accepted")), CLUSTER),
@@ -214,6 +218,14 @@ def _stamped(site: Site, datasets: pa.Table, now: datetime) -> pa.Table:
     return schemas.conform("dataset", datasets.append_column("registered_at", stamp))
 
 
+def _spread(judged: pa.Table, count: int) -> pa.Table:
+    """What was said of some rows, by their ordinal, as a table of all rows; the others are accepted."""
+    place = np.full(count, -1)
+    place[judged["ordinal"].to_numpy()] = np.arange(judged.num_rows)
+    spread = judged.take(pa.array(place, mask=place < 0))
+    return spread.set_column(1, "verdict", pc.fill_null(spread["verdict"], "accepted"))
+
+
 def _where(rows: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
     """The rows for which ``mask`` holds, without a copy where that is all of them."""
     return rows if pc.all(mask).as_py() else rows.filter(mask)
@@ -228,7 +240,7 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
     files = datasets.select(["path", "file_bytes"])
     sliced = pc.starts_with(files["path"], slices.PREFIX)
     alone = _where(files, pc.invert(sliced))
-    wrong = datastore.suspects(site, *(c.to_pylist() for c in alone.columns)) if verify else datastore.outside(files["path"])
+    wrong = datastore.suspects(site, *alone.columns) if verify else datastore.outside(files["path"])
     doubtful = pc.is_in(files["path"], pa.array(sorted({*wrong, *problems}), pa.string()))
     chosen = files.filter(pc.or_(doubtful, sliced) if verify else doubtful).group_by(["path", "file_bytes"]).aggregate([])
     found: list[dict[str, Any]] = []

@@ -20,17 +20,19 @@ WITH required AS (
 )
 SELECT
     g.*,
-    r.dataset_type || '|' || g.run
-    || if(r.instrument, '|instrument=' || ifnull(g.instrument, '?'), '')
-    || if(r.exposure, '|exposure=' || ifnull(g.exposure::VARCHAR, '?'), '')
-    || if(r.visit, '|visit=' || ifnull(g.visit::VARCHAR, '?'), '')
-    || if(r.detector, '|detector=' || ifnull(g.detector::VARCHAR, '?'), '')
-    || if(r.physical_filter, '|physical_filter=' || ifnull(g.physical_filter, '?'), '')
-    || if(r.band, '|band=' || ifnull(g.band, '?'), '')
-    || if(r.day_obs, '|day_obs=' || ifnull(g.day_obs::VARCHAR, '?'), '')
-    || if(r.skymap, '|skymap=' || ifnull(g.skymap, '?'), '')
-    || if(r.tract, '|tract=' || ifnull(g.tract::VARCHAR, '?'), '')
-    || if(r.patch, '|patch=' || ifnull(g.patch::VARCHAR, '?'), '') AS name,
+    if(r.dataset_type IS NULL, NULL, concat(
+        g.dataset_type, '|', g.run,
+        if(r.instrument, '|instrument=' || ifnull(g.instrument, '?'), ''),
+        if(r.exposure, '|exposure=' || ifnull(g.exposure::VARCHAR, '?'), ''),
+        if(r.visit, '|visit=' || ifnull(g.visit::VARCHAR, '?'), ''),
+        if(r.detector, '|detector=' || ifnull(g.detector::VARCHAR, '?'), ''),
+        if(r.physical_filter, '|physical_filter=' || ifnull(g.physical_filter, '?'), ''),
+        if(r.band, '|band=' || ifnull(g.band, '?'), ''),
+        if(r.day_obs, '|day_obs=' || ifnull(g.day_obs::VARCHAR, '?'), ''),
+        if(r.skymap, '|skymap=' || ifnull(g.skymap, '?'), ''),
+        if(r.tract, '|tract=' || ifnull(g.tract::VARCHAR, '?'), ''),
+        if(r.patch, '|patch=' || ifnull(g.patch::VARCHAR, '?'), '')
+    )) AS name,
     concat_ws(
         ', ',
         if(r.instrument AND g.instrument IS NULL, 'instrument', NULL),

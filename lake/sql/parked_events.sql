@@ -1,10 +1,16 @@
 -- Makes: parked_events, the events that a judged batch adds to parked.
--- Inputs: judged, given (ordinal and the columns of dataset), parked_now; variable 'now'.
+-- Inputs: judged (rows of given that are not in it are accepted), given (ordinal and the columns of dataset), parked_now; variable 'now'.
 -- Grain: one row per dataset that is parked or rejected for a reason not yet noted, or that is admitted at last.
 CREATE OR REPLACE TEMP TABLE parked_events AS
-WITH noted AS (
+WITH decided AS (
+    FROM judged
+    UNION ALL BY NAME
+    SELECT g.ordinal, g.dataset_id, g.checksum, 1 AS nth, 'accepted' AS verdict
+    FROM given g SEMI JOIN parked_now p ON p.dataset_id = g.dataset_id ANTI JOIN judged j ON j.ordinal = g.ordinal
+),
+noted AS (
     SELECT j.*
-    FROM judged j
+    FROM decided j
     LEFT JOIN parked_now p ON p.dataset_id = j.dataset_id AND p.checksum = j.checksum
     WHERE (j.nth = 1 OR j.verdict = 'rejected') AND CASE
         WHEN j.verdict IN ('accepted', 'present') THEN p.state = 'parked'
