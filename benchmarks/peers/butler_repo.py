@@ -47,7 +47,9 @@ def make(root: Path, visits: int, sky: bool = False) -> Butler:
     add("visit", *records)
     if regions:
         add("visit_detector_region", *regions)
-    butler.registry.registerDatasetType(DatasetType(TYPE, {"instrument", "visit", "detector"}, "StructuredDataDict", universe=butler.dimensions))
+    butler.registry.registerDatasetType(
+        DatasetType(TYPE, {"instrument", "visit", "detector"}, "StructuredDataDict", universe=butler.dimensions)
+    )
     return butler
 
 

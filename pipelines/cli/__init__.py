@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("pipelines.cli.audit:command", "Storage against registry: lost, damaged, orphan."),
     "transfers": ("pipelines.cli.transfers:command", "Rules and transfers: counts, bytes, rate, ETA."),
     "rule": ("pipelines.cli.rule:command", "Add, list and show rules."),
+    "datasets": ("pipelines.cli.datasets:command", "Find datasets by data ID, collection, time and place."),
     "sql": ("pipelines.cli.sql:command", "Ask anything of every table of every site."),
     "qa": ("pipelines.cli.qa:command", "Judge the campaign by its expectation suites."),
     "report": ("pipelines.cli.report:command", "Write the campaign report (one HTML file)."),

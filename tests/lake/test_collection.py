@@ -13,7 +13,15 @@ from batches import RUN, datasets, images, make
 
 from lake import collection, delta, registry
 from lake.collection import (
-    CollectionError, associate, certify, decertify, disassociate, find, register_collections, resolve, shadowed,
+    CollectionError,
+    associate,
+    certify,
+    decertify,
+    disassociate,
+    find,
+    register_collections,
+    resolve,
+    shadowed,
 )  # fmt: skip
 from lake.companions import copy_companions
 from lake.site import Site
