@@ -160,7 +160,7 @@ def _differences(site: Site, spare: float) -> tuple[dict[str, Finding], set[str]
     """What differs without reading files, by path; and the paths that something accounts for."""
     found = storage.listing(site)  # first: a file that is registered while we look is then new, not lost
     with delta.connect() as con:
-        for table in ("parked", "transfer"):
+        for table in ("parked", "transfer", "tombstone"):
             storage.view(con, site, table)
         con.register("storage", found)
         con.register("registered", storage.registered(site))

@@ -36,7 +36,7 @@ STATES = (
 FINE = ("visible", "shadowed", "predicted_only", "orphan")
 TABLES = (
     "expected_dataset", "quantum", "attempt", "dataset", "collection", "certification", "parked", "rule", "manifest", "transfer",
-    "visit_detector_patch",
+    "visit_detector_patch", "tombstone",
 )  # fmt: skip
 
 

@@ -87,9 +87,7 @@ def install_members(
     Columns of ``dataset``, ``collection``, ``place`` (1: found first) and ``shadowed_by``. CALIBRATION collections are
     looked into where a time is given: MJD (TAI).
     """
-    searched = [
-        dict(zip(("position", "collection", "kind"), (n, *each), strict=True)) for n, each in enumerate(resolve(site, names))
-    ]
+    searched = [{"position": n, "collection": name, "kind": kind} for n, (name, kind) in enumerate(resolve(site, names))]
     if mjd is None and all(row["kind"] == "CALIBRATION" for row in searched):
         raise CollectionError(f"{', '.join(names)}: what is valid in a CALIBRATION collection depends on the time: give one")
     prune = "true" if types is None else "dataset_type IN (" + ", ".join(f"'{t}'" for t in sorted(types)) + ")"

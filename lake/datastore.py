@@ -176,12 +176,21 @@ def suspects(site: Site, paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> list
         wanted = sizes.slice(begin, LOOKED_AT).to_pylist()
         return [name for name, info, size in zip(names, found, wanted, strict=True) if info.size != size]
 
+    if is_object(site.root):  # an object store is asked by name, one by one
+        return [path for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True) if _differs(site, path, size)]
     wrong = outside(paths)
     if wrong:
         sound = pc.invert(pc.is_in(paths, pa.array(wrong, pa.string())))
         paths, sizes = paths.filter(sound), sizes.filter(sound)
     with ThreadPoolExecutor(2, thread_name_prefix="storage") as pool:
         return wrong + [path for part in pool.map(differing, range(0, len(paths), LOOKED_AT)) for path in part]
+
+
+def _differs(site: Site, path: str, size: int) -> bool:
+    try:
+        return check(site, path, size) is not None
+    except LakeError:
+        return True
 
 
 def outside(paths: pa.Array | pa.ChunkedArray) -> list[str]:

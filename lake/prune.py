@@ -129,7 +129,7 @@ def undo(site: Site, operation: str, reason: str = "undone") -> pa.Table:
     out = mine.filter(pc.is_in(mine["state"], pa.array(KEPT)))
     rows = registry.from_records(out["record"])
     problems = [datastore.check(site, *each) for each in zip(*(rows[c].to_pylist() for c in _FILE), strict=True)]
-    sound = pa.array([problem is None for problem in problems])
+    sound = pa.array([problem is None for problem in problems], pa.bool_())
     verdicts = registry.ingest(site, rows.filter(sound))
     fault.point("prune:registered")
     with site.lock():
@@ -220,7 +220,7 @@ def _take_out(site: Site, datasets: pa.Table, operation: str) -> None:
     root = site.table_path("dataset")
     removed = [os.path.relpath(name, root) for name in affected]
     fault.point("prune:rewriting")
-    commit(site, "dataset", write_files(site, "dataset", rows), removed, None, {"operation": operation})
+    commit(site, "dataset", write_files(site, "dataset", rows), removed, None, {"pruned": operation})
 
 
 def _note(site: Site, operation: str, datasets: pa.Table, states: Sequence[str] | pa.Array, reason: str) -> None:

@@ -162,16 +162,16 @@ class _Parser:
             negated = self.accept("not")
             self.expect("null", "NULL")
             return f"{column} IS {'NOT ' if negated else ''}NULL"
-        negated = "NOT " if self.accept("not") else ""
+        denied = "NOT " if self.accept("not") else ""
         if self.accept("in"):
-            return f"{negated}({self.members(column, kind)})"
+            return f"{denied}({self.members(column, kind)})"
         if self.accept("like"):
-            return f"{column} {negated}LIKE {self.parameter(self.take(), pa.string())}"
+            return f"{column} {denied}LIKE {self.parameter(self.take(), pa.string())}"
         if self.accept("between"):
             low = self.value(kind)
             self.expect("and", "AND")
-            return f"{column} {negated}BETWEEN {low} AND {self.value(kind)}"
-        if negated:
+            return f"{column} {denied}BETWEEN {low} AND {self.value(kind)}"
+        if denied:
             self.fail(self.peek(), "IN, LIKE or BETWEEN")
         sign = self.sign()
         if self.peek().kind == "name":

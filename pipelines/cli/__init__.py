@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "transfers": ("pipelines.cli.transfers:command", "Rules and transfers: counts, bytes, rate, ETA."),
     "rule": ("pipelines.cli.rule:command", "Add, list and show rules."),
     "datasets": ("pipelines.cli.datasets:command", "Find datasets by data ID, collection, time and place."),
+    "prune": ("pipelines.cli.prune:command", "Take datasets out of a site, and put them back."),
     "sql": ("pipelines.cli.sql:command", "Ask anything of every table of every site."),
     "qa": ("pipelines.cli.qa:command", "Judge the campaign by its expectation suites."),
     "report": ("pipelines.cli.report:command", "Write the campaign report (one HTML file)."),

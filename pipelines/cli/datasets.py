@@ -15,9 +15,7 @@ SHOWN = ("bytes", "path")
 @lake_argument
 @click.argument("types", nargs=-1, metavar="[TYPE]...")
 @click.option("--where", default="", metavar="CONDITION", help="Which data IDs and records; see below.")
-@click.option(
-    "--collection", "collections", multiple=True, metavar="NAME", help="In this collection only (repeat for more, in order)."
-)
+@click.option("--collection", "collections", multiple=True, metavar="NAME", help="In this collection only (may be repeated).")
 @click.option("--find-first", is_flag=True, help="Of each type and data ID, only what the first collection has.")
 @click.option("--site", "sites", multiple=True, metavar="SITE", help="At this site only (repeat for more).")
 @click.option("--time", "mjd", type=float, metavar="MJD", help="What is valid then in CALIBRATION collections (TAI).")
