@@ -185,8 +185,7 @@ def judge(site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping
         for table in CHECKED:
             used = datasets[table].null_count < datasets.num_rows
             con.execute(f"CREATE TEMP VIEW {table} AS {delta.select(site, table) if used else delta.scan(table, [])}")
-        prune = _prune(datasets) if datasets.num_rows else "false"
-        con.execute(f"CREATE TEMP VIEW registered AS FROM ({delta.select(site, 'dataset', prune)}) WHERE {prune}")
+        con.execute(f"CREATE TEMP VIEW registered AS {candidates(site, datasets)}")
         con.execute(f"CREATE TEMP VIEW parked AS {delta.select(site, 'parked')}")
         identified = ordered(con.sql(statement("identified")).to_arrow_table(), ["ordinal"])
         ids = identified["dataset_id"]
@@ -258,6 +257,12 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
     return pa.Table.from_pylist(
         found, schema=pa.schema([schema.field("path"), schema.field("file_bytes"), pa.field("problem", pa.string())])
     )
+
+
+def candidates(site: Site, datasets: pa.Table) -> str:
+    """SQL for the registered rows that could have the ids of these datasets: few files and row groups are read for it."""
+    prune = _prune(datasets) if datasets.num_rows else "false"
+    return f"FROM ({delta.select(site, 'dataset', prune)}) WHERE {prune}"
 
 
 def _prune(datasets: pa.Table) -> str:

@@ -59,7 +59,7 @@ def test_out_and_back(lake: Lake) -> None:
     again = search(lake, ["raw"], sites=["USDF"])
     assert again.drop_columns(["registered_at"]) == before.drop_columns(["registered_at"])
     assert [s for _, s in events(site)] == ["unstored"] * 2 + ["restored"] * 2
-    with pytest.raises(PruneError, match="operations begin with|nothing is left to undo"):
+    with pytest.raises(PruneError, match="nothing is left to undo of"):
         prune.undo(site, "zzz")
 
 
