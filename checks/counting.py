@@ -23,7 +23,7 @@ from lake.parquet import partition_of
 from lake.site import Site
 
 #: Tables that are small, or of which only the rows of odd datasets are looked at.
-WHOLE = ("rule", "collection", "quantum")
+WHOLE = ("rule", "collection", "quantum", "tombstone")
 PARTLY = ("attempt", "manifest", "transfer", "parked", "certification")
 #: Odd datasets that are looked at in one go: bounds the memory.
 AT_ONCE = 250_000

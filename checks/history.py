@@ -15,7 +15,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import schemas
 from checks import storage
 from lake import delta
 from lake.commit import live_files, open_table
@@ -71,8 +70,7 @@ def between(site: Site, first: str, second: str, listing: pa.Table | None = None
     with delta.connect() as con:
         _view(con, "before", a.files - b.files)
         _view(con, "after", b.files - a.files)
-        known = "tombstone" in schemas.tables()
-        con.execute(f"CREATE TEMP VIEW tombstone AS {delta.select(site, 'tombstone') if known else 'SELECT NULL AS dataset_id'}")
+        con.execute(f"CREATE TEMP VIEW tombstone AS {delta.select(site, 'tombstone')}")
         changes = con.sql((SQL / "between.sql").read_text()).to_arrow_table()
         lost = pa.table({name: pa.array([], kind) for name, kind in FILES.items()})
         if listing is not None:

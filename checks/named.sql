@@ -1,6 +1,6 @@
--- named: files that no registered dataset is in yet, but that something accounts for: rows that wait or were refused, and
--- transfers under way.
--- inputs: parked, transfer (events)
+-- named: files that no registered dataset is in, but that something accounts for: rows that wait or were refused, transfers
+-- under way, and datasets that were taken out and can be put back.
+-- inputs: parked, transfer, tombstone (events)
 -- grain: one row per path
 SELECT record ->> 'path' AS path
 FROM (FROM parked QUALIFY row_number() OVER (
@@ -12,3 +12,7 @@ FROM (FROM transfer QUALIFY row_number() OVER (
     PARTITION BY rule_id, path ORDER BY noted_at DESC, attempt DESC,
     list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC) = 1)
 WHERE state IN ('copying', 'arrived', 'verified', 'parked')
+UNION
+SELECT path
+FROM (FROM tombstone QUALIFY row_number() OVER (PARTITION BY dataset_id ORDER BY noted_at DESC) = 1)
+WHERE state IN ('unstored', 'purged')

@@ -1,5 +1,5 @@
 -- standing: every dataset that should be at a site for a campaign, or is there, and what became of it.
--- inputs: expected_dataset, attempt, dataset, manifest, rule, transfer, parked, collection, certification of the site;
+-- inputs: expected_dataset, attempt, dataset, manifest, rule, transfer, parked, collection, certification, tombstone of the site;
 --         storage_finding (path, state, reason: what is wrong in storage now); $campaign, $site
 -- grain: one row per dataset (orphan files, which are no datasets, are counted elsewhere)
 -- why: predicted (a quantum should make it), moved (a rule should bring it), placed (the campaign begins with it here),
@@ -37,8 +37,14 @@ parked_now AS (
 held AS (
     SELECT * FROM dataset WHERE starts_with(run, $campaign || '/')
 ),
+gone AS (  -- what was taken out on purpose is expected no more
+    SELECT dataset_id
+    FROM (FROM tombstone QUALIFY row_number() OVER (PARTITION BY dataset_id ORDER BY noted_at DESC) = 1)
+    ANTI JOIN held USING (dataset_id)
+    WHERE state <> 'restored'
+),
 predicted AS (
-    SELECT * FROM expected_dataset WHERE starts_with(run, $campaign || '/')
+    SELECT * FROM expected_dataset ANTI JOIN gone USING (dataset_id) WHERE starts_with(run, $campaign || '/')
 ),
 moved AS (
     SELECT
@@ -46,7 +52,7 @@ moved AS (
         r.state AS rule_state, r.reason AS rule_reason, m.record ->> 'checksum' AS checksum, m.record ->> 'run' AS run,
         (m.record ->> 'exposure')::BIGINT AS exposure, (m.record ->> 'visit')::BIGINT AS visit,
         (m.record ->> 'detector')::INTEGER AS detector, (m.record ->> 'tract')::INTEGER AS tract
-    FROM manifest m JOIN rule_now r USING (rule_id)
+    FROM manifest m JOIN rule_now r USING (rule_id) ANTI JOIN gone USING (dataset_id)
     WHERE starts_with(m.record ->> 'run', $campaign || '/')
       AND (r.state <> 'EXPIRED' OR m.dataset_id IN (SELECT dataset_id FROM held))  -- what has had its time may be gone
     QUALIFY row_number() OVER (PARTITION BY m.dataset_id ORDER BY r.state = 'EXPIRED', r.noted_at DESC, m.rule_id) = 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import schemas
 from lake import delta
@@ -77,44 +79,106 @@ def resolve(site: Site, names: Sequence[str]) -> list[tuple[str, str]]:
     return list(found.items())
 
 
+def install_members(
+    con: duckdb.DuckDBPyConnection, site: Site, names: Sequence[str], types: Iterable[str] | None = None, mjd: float | None = None
+) -> None:
+    """Make the table ``members`` on ``con``: what a search of collections looks at (lake/sql/collection_members.sql).
+
+    Columns of ``dataset``, ``collection``, ``place`` (1: found first) and ``shadowed_by``. CALIBRATION collections are
+    looked into where a time is given: MJD (TAI).
+    """
+    searched = [{"position": n, "collection": name, "kind": kind} for n, (name, kind) in enumerate(resolve(site, names))]
+    if mjd is None and all(row["kind"] == "CALIBRATION" for row in searched):
+        raise CollectionError(f"{', '.join(names)}: what is valid in a CALIBRATION collection depends on the time: give one")
+    prune = "true" if types is None else "dataset_type IN (" + ", ".join(f"'{t}'" for t in sorted(types)) + ")"
+    con.register("searched", pa.Table.from_pylist(searched))
+    source = delta.select(site, "dataset", None if types is None else prune)
+    con.execute(f"CREATE OR REPLACE TEMP VIEW dataset AS FROM ({source}) WHERE {prune}")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW association AS {delta.select(site, 'association')}")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW certification_now AS {certified(site)}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE members AS {statement('collection_members')}", {"mjd": mjd})
+
+
 def find(
     con: duckdb.DuckDBPyConnection,
     site: Site,
     names: Sequence[str],
     types: Iterable[str] | None = None,
     where: str = "true",
+    mjd: float | None = None,
 ) -> duckdb.DuckDBPyRelation:
     """Datasets in the collections ``names``: of each type and data ID the one of the first collection that has it.
 
-    Columns of ``dataset`` and ``collection``. Calibrations have a time to them: see calibrations().
+    Columns of ``dataset`` and ``collection``.
     """
-    searched = [(position, *each) for position, each in enumerate(resolve(site, names))]
-    prune = None if types is None else "dataset_type IN (" + ", ".join(f"'{t}'" for t in sorted(types)) + ")"
-    con.register(
-        "searched",
-        pa.Table.from_pylist([dict(zip(("position", "collection", "kind"), s, strict=True)) for s in searched]),
-    )
-    con.execute(f"CREATE OR REPLACE TEMP VIEW dataset AS FROM ({delta.select(site, 'dataset', prune)}) WHERE {prune or 'true'}")
-    con.execute(f"CREATE OR REPLACE TEMP VIEW association AS {delta.select(site, 'association')}")
-    return con.sql(f"FROM ({statement('collection_members')}) WHERE {where}")
+    install_members(con, site, names, types, mjd)
+    return con.sql(f"SELECT * EXCLUDE (place, shadowed_by) FROM members WHERE place = 1 AND ({where})")
 
 
-def tag(site: Site, collection: str, dataset_ids: Iterable[str], removed: bool = False) -> None:
-    """Take datasets into a TAGGED collection, or (``removed``) out of it."""
-    if collections_now(site).get(collection, (None,))[0] != "TAGGED":
-        raise CollectionError(f"site {site.name}: {collection} is not a TAGGED collection; register it first")
-    ids = sorted(dataset_ids)
+def shadowed(
+    con: duckdb.DuckDBPyConnection, site: Site, names: Sequence[str], types: Iterable[str] | None = None
+) -> duckdb.DuckDBPyRelation:
+    """Datasets that a search does not find because a collection before theirs (``shadowed_by``) has another one."""
+    install_members(con, site, names, types)
+    return con.sql("SELECT * EXCLUDE (place) FROM members WHERE shadowed_by IS NOT NULL ORDER BY dataset_type, dataset_id")
+
+
+def associate(site: Site, collection: str, dataset_ids: Iterable[str]) -> int:
+    """Take datasets into a TAGGED collection; returns how many were not in it.
+
+    CollectionError names a dataset that is not registered, or two of one type and data ID, of which a collection can
+    have one only; nothing changes then.
+    """
+    return _associate(site, collection, dataset_ids, removed=False)
+
+
+def disassociate(site: Site, collection: str, dataset_ids: Iterable[str]) -> int:
+    """Take datasets out of a TAGGED collection; returns how many were in it."""
+    return _associate(site, collection, dataset_ids, removed=True)
+
+
+def _associate(site: Site, collection: str, dataset_ids: Iterable[str], removed: bool) -> int:
+    given = pa.table({"dataset_id": pa.array(sorted(set(dataset_ids)), pa.string())})
+    with site.lock("collections"), delta.cursor() as con:
+        _expect(site, collection, "TAGGED")
+        con.register("given", given)
+        for table in ("association", "dataset"):
+            delta.view(con, site, table)
+        if not removed:
+            unknown = con.sql("FROM given ANTI JOIN dataset USING (dataset_id) ORDER BY 1 LIMIT 1").fetchall()
+            if unknown:
+                raise CollectionError(f"site {site.name}: dataset {unknown[0][0]} is not registered; nothing was associated")
+            clash = con.sql(statement("tag_conflicts"), params={"collection": collection}).fetchall()
+            if clash:
+                kind, one, run, other, other_run = clash[0]
+                raise CollectionError(
+                    f"site {site.name}: {collection} cannot hold both {kind} {one} of {run} and {other} of {other_run}: "
+                    "they have the same data ID; disassociate one first"
+                )
+        changed = con.sql(
+            "SELECT $collection AS collection, dataset_id, $removed AS removed, $now::TIMESTAMPTZ AS noted_at FROM given "
+            "LEFT JOIN (SELECT dataset_id, arg_max(removed, noted_at) AS out FROM association WHERE collection = $collection "
+            "GROUP BY 1) USING (dataset_id) WHERE coalesce(out, true) <> $removed ORDER BY dataset_id",
+            params={"collection": collection, "removed": removed, "now": _after(con, "association")},
+        ).to_arrow_table()
+        delta.append(site, "association", schemas.conform("association", changed))
+    return int(changed.num_rows)
+
+
+def _expect(site: Site, collection: str, kind: str) -> None:
+    found = collections_now(site).get(collection, ("not registered", None))[0]
+    if found != kind:
+        raise CollectionError(f"site {site.name}: {collection} is not a {kind} collection ({found}); register it first")
+
+
+def _after(con: duckdb.DuckDBPyConnection, table: str) -> datetime:
+    """The time for a new event: now, or, where the clock went back, just after the latest event of the table."""
+    latest = con.sql(f"SELECT max(noted_at) AS latest FROM {table}").to_arrow_table()["latest"][0].as_py()
     now = datetime.now(UTC)
-    rows = pa.table(
-        {
-            "collection": [collection] * len(ids),
-            "dataset_id": ids,
-            "removed": [removed] * len(ids),
-            "noted_at": [now] * len(ids),
-        },
-        schema=schemas.table("association").arrow,
-    )
-    delta.append(site, "association", rows)
+    return now if latest is None or now > latest else latest + timedelta(microseconds=1)
+
+
+# -- calibrations ------------------------------------------------------------------------------------------------------
 
 
 def certify(site: Site, collection: str, datasets: pa.Table, valid_begin: float, valid_end: float) -> int:
@@ -125,8 +189,7 @@ def certify(site: Site, collection: str, datasets: pa.Table, valid_begin: float,
     """
     if not valid_begin < valid_end:
         raise CollectionError(f"collection {collection}: validity from {valid_begin} to {valid_end} is empty")
-    if collections_now(site).get(collection, (None,))[0] != "CALIBRATION":
-        raise CollectionError(f"site {site.name}: {collection} is not a CALIBRATION collection; register it first")
+    _expect(site, collection, "CALIBRATION")
     keys = ["dataset_id", "dataset_type", "instrument", "detector", "physical_filter"]
     given = datasets.select([c for c in keys if c in datasets.column_names])
     for column, value in (("collection", collection), ("valid_begin", valid_begin), ("valid_end", valid_end)):
@@ -135,17 +198,57 @@ def certify(site: Site, collection: str, datasets: pa.Table, valid_begin: float,
 
 
 def add_certifications(site: Site, rows: pa.Table) -> int:
-    """As certify(), for rows of the table ``certification`` (for instance those of another site)."""
+    """As certify(), for rows of the table ``certification`` that say what is valid (removed and noted_at are set here)."""
     with site.lock("collections"), delta.cursor() as con:
-        con.register("given", rows)
+        con.register("given", rows.drop_columns(["removed", "noted_at"]))
         delta.view(con, site, "certification")
+        noted = _after(con, "certification")
+        con.execute(f"CREATE OR REPLACE TEMP VIEW certification AS {certified(site)}")
         overlap = con.sql(statement("overlapping_certifications")).to_arrow_table().to_pylist()
         if overlap:
             raise CollectionError(f"site {site.name}: {_overlap(overlap[0])}")
-        new = con.sql("SELECT DISTINCT * FROM given EXCEPT FROM certification ORDER BY ALL").to_arrow_table()
-        if new.num_rows:
-            delta.append(site, "certification", schemas.conform("certification", new))
+        new = con.sql(
+            "SELECT *, false AS removed, $noted::TIMESTAMPTZ AS noted_at "
+            "FROM (SELECT DISTINCT * FROM given EXCEPT FROM certification) ORDER BY ALL",
+            params={"noted": noted},
+        ).to_arrow_table()
+        delta.append(site, "certification", schemas.conform("certification", new))
     return int(new.num_rows)
+
+
+def decertify(
+    site: Site,
+    collection: str,
+    dataset_type: str,
+    begin: float = -math.inf,
+    end: float = math.inf,
+    dataset_ids: Iterable[str] | None = None,
+) -> int:
+    """End the validity of a type's datasets (or some of them) for begin <= MJD (TAI) < end; returns how many ranges changed.
+
+    What a range has outside of that time stays valid. All in one commit; what was valid before can still be seen in the
+    events.
+    """
+    if not begin < end:
+        raise CollectionError(f"collection {collection}: the time from {begin} to {end} is empty")
+    chosen = None if dataset_ids is None else sorted(set(dataset_ids))
+    with site.lock("collections"), delta.cursor() as con:
+        _expect(site, collection, "CALIBRATION")
+        delta.view(con, site, "certification")
+        noted = _after(con, "certification")
+        con.execute(f"CREATE OR REPLACE TEMP VIEW certification_now AS {certified(site)}")
+        events = con.sql(
+            statement("decertification"),
+            params={"collection": collection, "type": dataset_type, "begin": begin, "end": end, "ids": chosen, "noted": noted},
+        ).to_arrow_table()
+        delta.append(site, "certification", schemas.conform("certification", events))
+    return int(pc.sum(events["removed"]).as_py() or 0)
+
+
+def certified(site: Site) -> str:
+    """SQL for the ranges of validity as they are now: the table ``certification`` without its events."""
+    events = f"SELECT true AS site, * FROM ({delta.select(site, 'certification')})"
+    return f"WITH certification AS ({events}) SELECT * EXCLUDE (site) FROM ({statement('views/certification_now')})"
 
 
 def _overlap(row: dict[str, object]) -> str:
@@ -160,24 +263,8 @@ def calibrations(con: duckdb.DuckDBPyConnection, site: Site, collection: str, mj
     """Calibration datasets valid at a time: the columns of ``dataset``, with valid_begin and valid_end."""
     return con.sql(
         f"SELECT d.*, c.valid_begin, c.valid_end FROM ({delta.select(site, 'dataset')}) d "
-        f"JOIN ({delta.select(site, 'certification')}) c USING (dataset_id) "
+        f"JOIN ({certified(site)}) c USING (dataset_id) "
         "WHERE c.collection = $collection AND $mjd >= c.valid_begin AND $mjd < c.valid_end "
         "ORDER BY d.dataset_type, d.detector",
         params={"collection": collection, "mjd": mjd},
     )
-
-
-def copy_definitions(source: Site, destination: Site, datasets: pa.Table) -> None:
-    """Take to ``destination`` what registers of ``source`` say about these datasets' runs and validity."""
-    ids = pa.table({"dataset_id": datasets["dataset_id"].unique()})
-    runs = set(datasets["run"].unique().to_pylist())
-    with delta.cursor() as con:
-        con.register("wanted", ids)
-        certified = con.sql(
-            f"FROM ({delta.select(source, 'certification')}) SEMI JOIN wanted USING (dataset_id) ORDER BY ALL"
-        ).to_arrow_table()
-    runs |= set(certified["collection"].unique().to_pylist())
-    known = collections_now(source)
-    register_collections(destination, [(name, *known[name]) for name in sorted(runs) if name in known])
-    if certified.num_rows:
-        add_certifications(destination, schemas.conform("certification", certified))

@@ -31,6 +31,7 @@ def _copy(source: Site, destination: Site, table: str, datasets: pa.Table) -> No
     """Append the rows of ``table`` that datasets need and the destination lacks."""
     with delta.connect() as con:
         con.register("datasets", datasets.select(["dataset_id", "run"]))
+        delta.view(con, source, "certification")
         con.execute(f"CREATE TEMP VIEW theirs AS {delta.select(source, table)}")
         con.execute(f"CREATE TEMP VIEW ours AS {delta.select(destination, table)}")
         rows = con.sql(statement(f"missing_{table}")).to_arrow_table()

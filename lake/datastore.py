@@ -10,16 +10,23 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.fs import LocalFileSystem
 
 import schemas
 from lake.objects import ObjectPath, is_object
 from lake.site import LakeError, Site, fsync_dir, fsync_file
 
 CHUNK = 4 * 2**20
+#: Files whose sizes are asked for at once.
+LOOKED_AT = 5000
 #: Names of unfinished files start so; one older than its writer is a leftover.
 TEMPORARY = ".tmp-"
 SUFFIX = {"fits": ".fits", "json": ".json", "table": ".parquet"}
@@ -166,6 +173,39 @@ def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | N
     if sha256 is not None and (seen := checksum(path)) != sha256:
         return f"damaged: {rel} has the checksum {seen}, {sha256} is registered"
     return None
+
+
+def suspects(site: Site, paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> list[str]:
+    """Those of many files that are not in storage with these sizes, or not below the site's root: check() says why."""
+    storage, root = LocalFileSystem(), f"{site.root}/"
+
+    def differing(begin: int) -> list[str]:
+        names = paths.slice(begin, LOOKED_AT).to_pylist()
+        found = storage.get_file_info([root + name for name in names])  # a million a second, without the interpreter's lock
+        wanted = sizes.slice(begin, LOOKED_AT).to_pylist()
+        return [name for name, info, size in zip(names, found, wanted, strict=True) if info.size != size]
+
+    if is_object(site.root):  # an object store is asked by name, one by one
+        return [path for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True) if _differs(site, path, size)]
+    wrong = outside(paths)
+    if wrong:
+        sound = pc.invert(pc.is_in(paths, pa.array(wrong, pa.string())))
+        paths, sizes = paths.filter(sound), sizes.filter(sound)
+    with ThreadPoolExecutor(2, thread_name_prefix="storage") as pool:
+        return wrong + [path for part in pool.map(differing, range(0, len(paths), LOOKED_AT)) for path in part]
+
+
+def _differs(site: Site, path: str, size: int) -> bool:
+    try:
+        return check(site, path, size) is not None
+    except LakeError:
+        return True
+
+
+def outside(paths: pa.Array | pa.ChunkedArray) -> list[str]:
+    """Those of many paths that Site.path() may refuse."""
+    wrong: list[str] = pc.filter(paths, pc.match_substring_regex(paths, r"^/|^\.*$|(^|/)\.\.(/|$)|\x00")).to_pylist()
+    return wrong
 
 
 def staging(target: Path) -> Path:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 import schemas
@@ -31,7 +32,7 @@ def uuid5(names: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
     """UUIDv5 of each text, in the project's namespace."""
     with delta.cursor() as con:
         install_uuid5(con)
-        con.register("given", pa.table({"name": names, "ordinal": pa.array(range(len(names)), pa.int64())}))
+        con.register("given", pa.table({"name": names, "ordinal": ordinals(len(names))}))
         return con.sql("SELECT uuid5(name) AS id FROM given ORDER BY ordinal").to_arrow_table()["id"]
 
 
@@ -45,7 +46,7 @@ def with_ids(con: duckdb.DuckDBPyConnection | None, table: pa.Table, dimensions_
     with con.cursor() if con is not None else delta.cursor() as cursor:
         install_names(cursor, padded(table), dimensions_by_type)
         names = cursor.sql("SELECT uuid5(name) AS id FROM dataset_names ORDER BY ordinal").to_arrow_table()["id"]
-    if len(names) != table.num_rows:
+    if names.null_count:
         unknown = set(table["dataset_type"].unique().to_pylist()).difference(dimensions_by_type)
         raise RegistryError(f"dataset type {', '.join(sorted(unknown))} is not declared; known: {', '.join(dimensions_by_type)}")
     if "dataset_id" in table.column_names:
@@ -59,7 +60,12 @@ def padded(table: pa.Table) -> pa.Table:
     for column in schemas.DATA_ID:
         if column not in table.column_names:
             table = table.append_column(column, pa.nulls(table.num_rows, dataset.field(column).type))
-    return table.append_column("ordinal", pa.array(range(table.num_rows), pa.int64()))
+    return table.append_column("ordinal", ordinals(table.num_rows))
+
+
+def ordinals(count: int) -> pa.Array:
+    """0 to count - 1, to find the rows of a table again after SQL."""
+    return pa.array(np.arange(count, dtype=np.int64))
 
 
 def install_names(con: duckdb.DuckDBPyConnection, given: pa.Table, types: Mapping[str, Sequence[str]]) -> None:

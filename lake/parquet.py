@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
@@ -73,16 +75,22 @@ def partitions(table: str, data: pa.Table) -> list[tuple[dict[str, str], pa.Tabl
     by = list(schemas.table(table).partition_by)
     if not by or not data.num_rows:
         return [({}, data)] if data.num_rows else []
-    ordinal = pa.array(range(data.num_rows), pa.int64())
-    order = data.select(by).append_column("_ordinal", ordinal).sort_by([(c, "ascending") for c in [*by, "_ordinal"]])
-    ordered = data.take(order["_ordinal"])
-    groups = ordered.select(by).group_by(by, use_threads=False).aggregate([([], "count_all")])
+    data = ordered(data, by)
+    groups = data.select(by).group_by(by, use_threads=False).aggregate([([], "count_all")])
     parts, start = [], 0
     for row in groups.sort_by([(c, "ascending") for c in by]).to_pylist():  # groups come in no order
         values = {c: partition_value(table, c, row[c]) for c in by}
-        parts.append((values, ordered.slice(start, row["count_all"])))
+        parts.append((values, data.slice(start, row["count_all"])))
         start += row["count_all"]
     return parts
+
+
+def ordered(data: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Rows in order of columns, nulls last, equal ones in the order they had; not copied where they are so already."""
+    place = np.arange(data.num_rows)
+    keys = data.select(list(columns)).append_column("_place", pa.array(place))
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    return data if np.array_equal(order.to_numpy(), place) else data.take(order)
 
 
 def partition_value(table: str, column: str, value: Any) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import datastore, delta, fault, registry, slices, upkeep
+from lake import datastore, delta, fault, prune, registry, slices, upkeep
 from lake.registry import Judgement
 from lake.site import LakeError, Site, fsync_dir, one_line, write_durable
 
@@ -59,6 +59,7 @@ class Publisher:
         self._published = 0
         with site.lock():
             self.replayed = self._replay()
+        prune.settle(site)
 
     def publish(self, batch: Batch) -> pa.Table:
         """Make a batch visible; returns (dataset_id, verdict, reason) in the order of ``batch.datasets``.

@@ -9,18 +9,22 @@ it is resolved.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
 from lake import datastore, delta, fault, slices
 from lake.collection import certify, register_collections
-from lake.identity import NAMESPACE, RegistryError, install_names, padded, uuid5, with_ids
+from lake.identity import NAMESPACE, RegistryError, install_names, ordinals, padded, uuid5, with_ids
+from lake.parquet import ordered
 from lake.site import LakeError, Site
 from lake.sql import statement
 
@@ -33,9 +37,7 @@ __all__ = [
 STORAGE = ("fits", "json", "table")
 CHECKED = ("instrument", "exposure", "visit", "detector", "physical_filter", "skymap", "tract", "patch")
 #: Rows are stored in this order: look-ups by visit or tract then read little.
-CLUSTER = "dataset_type, visit, tract, detector, patch, dataset_id"
-#: Paths that are not below a site's root (Site.path says so with reason).
-OUTSIDE = r"^/|(^|/)\.\.(/|$)|\x00"
+CLUSTER = ("dataset_type", "visit", "tract", "detector", "patch", "dataset_id")
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
 
 
@@ -118,7 +120,8 @@ class Judgement:
 def ingest(site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, verify: bool = True) -> pa.Table:
     """Register datasets whose files are in place; returns (dataset_id, verdict, reason) in the order of the rows.
 
-    ``datasets`` has the columns of ``dataset``; registered_at is set here (and may be absent). Rows whose file is
+    ``datasets`` has the columns of ``dataset``; registered_at is set here (and may be absent), and so is a dataset_id
+    that is absent or ''. Rows whose file is
     missing or has another size are rejected (``verify`` False: not looked at). Files of slices join their catalogue
     table before their rows are registered. With ``txn``, a repetition after a crash at any moment does exactly what is
     missing; once ``txn`` is the transaction version of the table ``dataset``, everything of this batch, parked rows
@@ -172,34 +175,59 @@ def judge(site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping
     ``problems`` are files (by path) that the caller knows to be unusable.
     """
     now = utc_now()
-    if "registered_at" in datasets.column_names:
-        datasets = datasets.drop_columns(["registered_at"])
-    stamp = pa.array([now] * datasets.num_rows, pa.timestamp("us", "UTC"))
-    datasets = schemas.conform("dataset", datasets.append_column("registered_at", stamp))
+    datasets = _stamped(site, datasets, now)
     types = {name: kind.dimensions for name, kind in dataset_types(site).items()}
-    with delta.cursor() as con:
+    with delta.cursor() as con, ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
+        storage = pool.submit(_storage, site, datasets, verify, problems or {})
         con.execute("SET VARIABLE site = $site", {"site": site.name})
         con.execute("SET VARIABLE now = $now::TIMESTAMPTZ", {"now": now})
         install_names(con, padded(datasets), types)
-        con.register("storage", _storage(site, datasets, verify, problems or {}))
         for table in CHECKED:
             used = datasets[table].null_count < datasets.num_rows
             con.execute(f"CREATE TEMP VIEW {table} AS {delta.select(site, table) if used else delta.scan(table, [])}")
-        registered = delta.select(site, "dataset", _prune(datasets)) if datasets.num_rows else delta.scan("dataset", [])
-        con.execute(
-            "CREATE TEMP TABLE known AS SELECT dataset_id, min(checksum) AS checksum, min(path) AS path "
-            f"FROM ({registered}) SEMI JOIN given USING (dataset_id) GROUP BY dataset_id"
-        )
+        con.execute(f"CREATE TEMP VIEW registered AS {candidates(site, datasets)}")
         con.execute(f"CREATE TEMP VIEW parked AS {delta.select(site, 'parked')}")
+        identified = ordered(con.sql(statement("identified")).to_arrow_table(), ["ordinal"])
+        ids = identified["dataset_id"]
+        if ids.null_count:
+            nameless = datasets.filter(pc.is_null(ids))["dataset_type"][0]
+            raise RegistryError(f"site {site.name}: dataset type {nameless} is not known, so that ids cannot be made; register it")
+        datasets = datasets.set_column(0, schemas.table("dataset").arrow.field(0), ids)
+        con.register("identified", identified)
+        con.register("given", padded(datasets))
+        con.register("storage", storage.result())
         for name in ("verdicts", "parked_now", "parked_events"):
             con.execute(statement(name))
-        columns = ", ".join(schemas.table("dataset").arrow.names)
+        found = _spread(con.sql("SELECT ordinal, verdict, reason, known_path FROM judged").to_arrow_table(), datasets.num_rows)
         return Judgement(
-            judged=con.sql("SELECT * EXCLUDE (ordinal) FROM judged ORDER BY ordinal").to_arrow_table(),
-            accepted=_rows(con, "dataset", f"SELECT {columns} FROM judged WHERE verdict = 'accepted' ORDER BY {CLUSTER}"),
+            judged=reduce(lambda rows, c: rows.append_column(c, found[c]), ("verdict", "reason", "known_path"), datasets),
+            accepted=ordered(_where(datasets, pc.equal(found["verdict"], "accepted")), CLUSTER),
             waiting=_rows(con, "parked", "FROM parked_events WHERE state <> 'admitted'"),
             admitted=_rows(con, "parked", "FROM parked_events WHERE state = 'admitted'"),
         )
+
+
+def _stamped(site: Site, datasets: pa.Table, now: datetime) -> pa.Table:
+    """Rows in the schema ``dataset``, with the time; where they have no dataset_id, it is '' until it is known."""
+    if "registered_at" in datasets.column_names:
+        datasets = datasets.drop_columns(["registered_at"])
+    if "dataset_id" not in datasets.column_names:
+        datasets = datasets.append_column("dataset_id", pa.repeat("", datasets.num_rows))
+    stamp = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), datasets.num_rows)
+    return schemas.conform("dataset", datasets.append_column("registered_at", stamp))
+
+
+def _spread(judged: pa.Table, count: int) -> pa.Table:
+    """What was said of some rows, by their ordinal, as a table of all rows; the others are accepted."""
+    place = np.full(count, -1)
+    place[judged["ordinal"].to_numpy()] = np.arange(judged.num_rows)
+    spread = judged.take(pa.array(place, mask=place < 0))
+    return spread.set_column(1, "verdict", pc.fill_null(spread["verdict"], "accepted"))
+
+
+def _where(rows: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
+    """The rows for which ``mask`` holds, without a copy where that is all of them."""
+    return rows if pc.all(mask).as_py() else rows.filter(mask)
 
 
 def _rows(con: duckdb.DuckDBPyConnection, table: str, query: str) -> pa.Table:
@@ -208,18 +236,19 @@ def _rows(con: duckdb.DuckDBPyConnection, table: str, query: str) -> pa.Table:
 
 def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str, str]) -> pa.Table:
     """What is wrong with the files of a batch: path, file_bytes (as claimed), problem; only those that have one."""
+    files = datasets.select(["path", "file_bytes"])
+    sliced = pc.starts_with(files["path"], slices.PREFIX)
+    alone = _where(files, pc.invert(sliced))
+    wrong = datastore.suspects(site, *alone.columns) if verify else datastore.outside(files["path"])
+    doubtful = pc.is_in(files["path"], pa.array(sorted({*wrong, *problems}), pa.string()))
+    chosen = files.filter(pc.or_(doubtful, sliced) if verify else doubtful).group_by(["path", "file_bytes"]).aggregate([])
     found: list[dict[str, Any]] = []
-    files = datasets.select(["path", "file_bytes"]).group_by(["path", "file_bytes"]).aggregate([])
-    if not verify:  # what would leave the site is refused all the same
-        known = pc.is_in(files["path"], pa.array(list(problems), pa.string()))
-        files = files.filter(pc.or_(pc.match_substring_regex(files["path"], OUTSIDE), known))
-    for path, size in zip(files["path"].to_pylist(), files["file_bytes"].to_pylist(), strict=True):
+    for path, size in zip(chosen["path"].to_pylist(), chosen["file_bytes"].to_pylist(), strict=True):
         problem = problems.get(path)
         try:
-            if problem is None:
-                problem = datastore.check(site, path, size)
-                if problem is None and slices.is_slice(path):
-                    slices.contents(site, path)
+            problem = problem or datastore.check(site, path, size)
+            if problem is None and slices.is_slice(path):
+                slices.contents(site, path)
         except LakeError as error:
             problem = str(error)
         if problem is not None:
@@ -228,6 +257,12 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
     return pa.Table.from_pylist(
         found, schema=pa.schema([schema.field("path"), schema.field("file_bytes"), pa.field("problem", pa.string())])
     )
+
+
+def candidates(site: Site, datasets: pa.Table) -> str:
+    """SQL for the registered rows that could have the ids of these datasets: few files and row groups are read for it."""
+    prune = _prune(datasets) if datasets.num_rows else "false"
+    return f"FROM ({delta.select(site, 'dataset', prune)}) WHERE {prune}"
 
 
 def _prune(datasets: pa.Table) -> str:
@@ -257,7 +292,7 @@ def from_records(records: pa.Array | pa.ChunkedArray) -> pa.Table:
     schema = schemas.table("dataset").arrow
     wanted = ", ".join(f'"{f.name}": "{delta.SQL_TYPES[f.type]}"' for f in schema)
     with delta.cursor() as con:
-        con.register("given", pa.table({"record": records, "ordinal": pa.array(range(len(records)), pa.int64())}))
+        con.register("given", pa.table({"record": records, "ordinal": ordinals(len(records))}))
         rows = con.sql(
             f"SELECT r.* FROM (SELECT json_transform(record, '{{{wanted}}}') AS r, ordinal FROM given) ORDER BY ordinal"
         ).to_arrow_table()
@@ -268,7 +303,7 @@ def to_records(datasets: pa.Table) -> pa.ChunkedArray:
     """The JSON form of dataset rows, which from_records() reads."""
     columns = ", ".join(f"'{name}': \"{name}\"" for name in schemas.table("dataset").arrow.names)
     with delta.cursor() as con:
-        con.register("given", datasets.append_column("ordinal", pa.array(range(datasets.num_rows), pa.int64())))
+        con.register("given", datasets.append_column("ordinal", ordinals(datasets.num_rows)))
         return con.sql(f"SELECT to_json({{{columns}}})::VARCHAR AS record FROM given ORDER BY ordinal").to_arrow_table()["record"]
 
 

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 import schemas
-from lake import delta, registry
+from lake import collection, delta, registry
 from lake.identity import install_uuid5
 from lake.site import Site
 from pipelines.campaign import Campaign
@@ -33,7 +33,10 @@ def connect(site: Site, tables: Iterable[str], prune: str | None = None) -> duck
     """A DuckDB connection with a view per named table of the site; ``prune`` leaves out files, as delta.files() does."""
     con = delta.cursor()
     for name in tables:
-        delta.view(con, site, name, prune)
+        if name == "certification_now":
+            con.execute(f"CREATE OR REPLACE TEMP VIEW certification_now AS {collection.certified(site)}")
+        else:
+            delta.view(con, site, name, prune)
     return con
 
 
@@ -116,7 +119,7 @@ def resolve(site: Site, pipeline: Pipeline, campaign: Campaign, task: Task, quan
 
     Returns one row per (quantum_id, dataset_type, dataset), ordered; columns quantum_id and those of ``dataset``.
     """
-    with connect(site, ["dataset", "visit_detector_patch", "visit", "certification"]) as con:
+    with connect(site, ["dataset", "visit_detector_patch", "visit", "certification_now"]) as con:
         con.register("q", quanta)
         parts = [_edges(con, pipeline, campaign, task, given) for given in task.inputs]
     if not parts:
@@ -141,7 +144,7 @@ def _join(pipeline: Pipeline, campaign: Campaign, task: Task, given: Input, tabl
         on = " AND ".join(f"c.{c} IS NOT DISTINCT FROM q.{c}" for c in kind.dimensions if c in have)
         return (
             f"FROM q JOIN visit v ON v.instrument = q.instrument AND v.visit = q.visit "
-            f"JOIN certification c ON c.dataset_type = $type AND c.collection = $run AND {on} "
+            f"JOIN certification_now c ON c.dataset_type = $type AND c.collection = $run AND {on} "
             f"AND v.mjd_mid >= c.valid_begin AND v.mjd_mid < c.valid_end "
             f"JOIN {table} d ON d.dataset_id = c.dataset_id AND d.dataset_type = $type"
         ), params

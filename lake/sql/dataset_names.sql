@@ -1,7 +1,7 @@
 -- Makes: dataset_names, the text that a dataset's id is computed from: "dataset_type|run|key=value|..." over the required
 --        dimensions in canonical order. A required value that is missing stands as "?" (ingest rejects the row).
 -- Inputs: given (ordinal, dataset_type, run, data ID columns), types (dataset_type, dimensions: list of text).
--- Grain: one row per row of given whose type is known.
+-- Grain: one row per row of given, with its columns; name is null where the type is not known.
 CREATE OR REPLACE TEMP VIEW dataset_names AS
 WITH required AS (
     SELECT
@@ -19,18 +19,20 @@ WITH required AS (
     FROM types
 )
 SELECT
-    g.ordinal,
-    g.dataset_type || '|' || g.run
-    || if(r.instrument, '|instrument=' || ifnull(g.instrument, '?'), '')
-    || if(r.exposure, '|exposure=' || ifnull(g.exposure::VARCHAR, '?'), '')
-    || if(r.visit, '|visit=' || ifnull(g.visit::VARCHAR, '?'), '')
-    || if(r.detector, '|detector=' || ifnull(g.detector::VARCHAR, '?'), '')
-    || if(r.physical_filter, '|physical_filter=' || ifnull(g.physical_filter, '?'), '')
-    || if(r.band, '|band=' || ifnull(g.band, '?'), '')
-    || if(r.day_obs, '|day_obs=' || ifnull(g.day_obs::VARCHAR, '?'), '')
-    || if(r.skymap, '|skymap=' || ifnull(g.skymap, '?'), '')
-    || if(r.tract, '|tract=' || ifnull(g.tract::VARCHAR, '?'), '')
-    || if(r.patch, '|patch=' || ifnull(g.patch::VARCHAR, '?'), '') AS name,
+    g.*,
+    if(r.dataset_type IS NULL, NULL, concat(
+        g.dataset_type, '|', g.run,
+        if(r.instrument, '|instrument=' || ifnull(g.instrument, '?'), ''),
+        if(r.exposure, '|exposure=' || ifnull(g.exposure::VARCHAR, '?'), ''),
+        if(r.visit, '|visit=' || ifnull(g.visit::VARCHAR, '?'), ''),
+        if(r.detector, '|detector=' || ifnull(g.detector::VARCHAR, '?'), ''),
+        if(r.physical_filter, '|physical_filter=' || ifnull(g.physical_filter, '?'), ''),
+        if(r.band, '|band=' || ifnull(g.band, '?'), ''),
+        if(r.day_obs, '|day_obs=' || ifnull(g.day_obs::VARCHAR, '?'), ''),
+        if(r.skymap, '|skymap=' || ifnull(g.skymap, '?'), ''),
+        if(r.tract, '|tract=' || ifnull(g.tract::VARCHAR, '?'), ''),
+        if(r.patch, '|patch=' || ifnull(g.patch::VARCHAR, '?'), '')
+    )) AS name,
     concat_ws(
         ', ',
         if(r.instrument AND g.instrument IS NULL, 'instrument', NULL),
@@ -45,4 +47,4 @@ SELECT
         if(r.patch AND g.patch IS NULL, 'patch', NULL)
     ) AS missing
 FROM given g
-JOIN required r USING (dataset_type);
+LEFT JOIN required r ON r.dataset_type = g.dataset_type;

@@ -1,5 +1,5 @@
--- Makes: collections that datasets are in, and the chains over these, which the destination does not know or knows otherwise.
--- Inputs: datasets (run), theirs and ours (the table collection of the source and of the destination).
+-- Makes: collections that datasets are in or are certified in, and the chains over these, which the destination does not know or knows otherwise.
+-- Inputs: datasets (dataset_id, run), certification of the source, theirs and ours (the table collection of both).
 -- Grain: one row per collection, as the source defines it now; a definition of the destination's own that is newer stays.
 WITH RECURSIVE their_now AS (
     SELECT * FROM theirs QUALIFY row_number() OVER (PARTITION BY collection ORDER BY noted_at DESC) = 1
@@ -8,7 +8,7 @@ our_now AS (
     SELECT * FROM ours QUALIFY row_number() OVER (PARTITION BY collection ORDER BY noted_at DESC) = 1
 ),
 needed AS (
-    SELECT run AS collection FROM datasets
+    (SELECT run AS collection FROM datasets UNION SELECT collection FROM certification SEMI JOIN datasets USING (dataset_id))
     UNION
     SELECT t.collection
     FROM their_now t

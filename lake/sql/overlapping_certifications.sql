@@ -1,5 +1,5 @@
 -- Makes: pairs of certifications that claim one time for one detector and filter.
--- Inputs: given (new rows of certification), certification (known rows).
+-- Inputs: given (new rows of certification), certification (the ranges that are valid now).
 -- Grain: one row per pair; must be empty before given is written.
 SELECT
     a.collection, a.dataset_type, a.instrument, a.detector, a.physical_filter,

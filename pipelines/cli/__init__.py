@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rule": ("pipelines.cli.rule:command", "Add, list and show rules."),
     "archive": ("pipelines.cli.archive:command", "Bundle small files; verify, read and recall them."),
     "publish": ("pipelines.cli.publish:command", "Send a release to a distribution site."),
+    "datasets": ("pipelines.cli.datasets:command", "Find datasets by data ID, collection, time and place."),
+    "prune": ("pipelines.cli.prune:command", "Take datasets out of a site, and put them back."),
     "sql": ("pipelines.cli.sql:command", "Ask anything of every table of every site."),
     "upkeep": ("pipelines.cli.upkeep:command", "Merge small files, remove what nobody needs any more."),
     "qa": ("pipelines.cli.qa:command", "Judge the campaign by its expectation suites."),
