@@ -2,3 +2,11 @@
 
 The door is export_butler() and import_butler(); definitions.yaml says how our datasets look to a Butler.
 """
+
+from __future__ import annotations
+
+from lake.butler.definitions import ButlerError, Definitions, read_definitions
+from lake.butler.export import Exported, export_butler
+from lake.butler.imports import import_butler
+
+__all__ = ["ButlerError", "Definitions", "Exported", "export_butler", "import_butler", "read_definitions"]

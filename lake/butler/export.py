@@ -6,7 +6,7 @@ Files come first and export.yaml last, under its name only when it is whole: a d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import schemas
-from lake import collection, datastore, delta, dimensions, registry, slices
+from lake import datastore, delta, dimensions, registry, slices
 from lake.butler import text
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.region import encode, hulls
+from lake.selection import Selection
 from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 from lake.sql import statement
 
@@ -54,15 +55,13 @@ class Exported:
 def export_butler(
     site: Site,
     directory: str | Path,
+    selection: Selection = Selection(),
     *,
-    collections: Sequence[str] | None = None,
-    types: Sequence[str] | None = None,
-    where: str = "true",
     transfer: Transfer = "copy",
     definitions: Definitions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Exported:
-    """Export the datasets in ``collections`` (None: all) of ``types`` (None: all) that meet a SQL condition.
+    """Export the chosen datasets, and the chosen collections with their members among these datasets.
 
     Files are copied or hard-linked below ``directory`` under their path here; with ``none`` the export names the site's
     own files by absolute path (for ``transfer="direct"``). Table slices are always written, one parquet file each. Every
@@ -74,8 +73,8 @@ def export_butler(
     if (target / NAME).exists():
         raise ButlerError(f"{target / NAME} is there already; choose another directory")
     with delta.connect() as con:
-        named = _collections(site, collections)
-        chosen = _chosen(con, site, collections, types, where)
+        named = selection.named(site)
+        chosen = selection.datasets(con, site)
         con.register("datasets", chosen)
         found = Exported(target / NAME)
         try:
@@ -87,45 +86,6 @@ def export_butler(
         except (OSError, duckdb.Error) as error:
             raise ButlerError(f"{target}: cannot be written: {one_line(error)}") from None
     return found
-
-
-# -- what is exported --------------------------------------------------------------------------------------------------
-
-
-def _collections(site: Site, names: Sequence[str] | None) -> dict[str, tuple[str, list[str]]]:
-    """Name -> (kind, children) of the named collections and all below them; CollectionError names an unknown one."""
-    known = collection.collections_now(site)
-    wanted = list(known) if names is None else list(names)
-    collection.resolve(site, wanted)
-    found: dict[str, tuple[str, list[str]]] = {}
-    while wanted:
-        name = wanted.pop()
-        kind, children = known[name]
-        found[name] = (kind, [c for c in (children or "").split(",") if c])
-        wanted += [c for c in found[name][1] if c not in found]
-    return dict(sorted(found.items()))
-
-
-def _chosen(
-    con: duckdb.DuckDBPyConnection, site: Site, collections: Sequence[str] | None, types: Sequence[str] | None, where: str
-) -> pa.Table:
-    """The datasets to be exported, in order of type, run and data ID."""
-    unknown = sorted(set(types or ()).difference(registry.dataset_types(site)))
-    if unknown:
-        raise ButlerError(f"site {site.name}: no dataset type {unknown[0]!r}")
-    try:
-        found = registry.datasets(con, site, where, types=types)
-        if collections is not None:
-            searched = collection.resolve(site, collections)
-            con.register("searched", pa.table({"collection": [n for n, _ in searched], "kind": [k for _, k in searched]}))
-            found.create_view("dataset")
-            for table in ("association", "certification"):
-                delta.view(con, site, table)
-            found = con.sql(statement("butler_chosen"))
-        ordered = found.order("dataset_type, run, instrument, exposure, visit, detector, skymap, tract, patch, dataset_id")
-        return schemas.conform("dataset", ordered.to_arrow_table())
-    except duckdb.Error as error:
-        raise ButlerError(f"condition {where!r}: {one_line(error)}") from None
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
