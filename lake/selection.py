@@ -56,3 +56,6 @@ class Selection:
             return schemas.conform("dataset", found.order(registry.CLUSTER).to_arrow_table())
         except duckdb.Error as error:
             raise SelectionError(f"condition {self.where!r}: {one_line(error)}") from None
+
+
+EVERYTHING = Selection()

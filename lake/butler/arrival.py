@@ -19,6 +19,7 @@ from lake import datastore, slices
 from lake.butler.definitions import ButlerError
 from lake.butler.types import SUFFIXES, suffix
 from lake.datastore import FileRecord
+from lake.objects import is_object
 from lake.registry import DatasetType
 from lake.site import LakeError, Site, one_line
 
@@ -57,12 +58,10 @@ class Arrivals:
     def _file(self, kind: DatasetType, row: Row) -> FileRecord:
         source, end = self._source(row["source"], kind)
         if self.transfer == "in-place":
-            try:
-                rel = source.relative_to(self.site.root.resolve()).as_posix()
-            except ValueError:
-                raise ButlerError(f"is not below {self.site.root}: it cannot be taken in place") from None
-            if not rel.startswith("files/"):
-                raise ButlerError(f"is not below {self.site.root / 'files'}: it cannot be taken in place")
+            files = self.site.path("files")
+            if is_object(files) or not source.is_relative_to(files.resolve()):
+                raise ButlerError(f"is not below {files}: it cannot be taken in place")
+            rel = f"files/{source.relative_to(files.resolve()).as_posix()}"
             record = FileRecord(rel, source.stat().st_size, datastore.checksum(source))
             _expect(record, row)
             return record

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake import datastore, delta, dimensions, registry, slices
+from lake.access import local
 from lake.butler import text
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.region import encode, hulls
-from lake.selection import Selection
+from lake.selection import EVERYTHING, Selection
 from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 from lake.sql import statement
 
@@ -55,7 +56,7 @@ class Exported:
 def export_butler(
     site: Site,
     directory: str | Path,
-    selection: Selection = Selection(),
+    selection: Selection = EVERYTHING,
     *,
     transfer: Transfer = "copy",
     definitions: Definitions | None = None,
@@ -105,7 +106,7 @@ def _place(
             paths.append(_slice(site, there, row))
         else:
             if source not in placed and transfer != "none":
-                datastore.put_file(there, site.path(source), source, transfer, expected=row["file_checksum"])
+                datastore.put_file(there, local(site.path(source)), source, transfer, expected=row["file_checksum"])
             paths.append(placed.setdefault(source, str(site.path(source)) if transfer == "none" else source))
         progress(number + 1, len(rows))
     files = {target / path for path in paths}
@@ -210,7 +211,10 @@ def _collection_entries(named: Mapping[str, tuple[str, list[str]]]) -> Iterator[
 
     for name, (kind, children) in sorted(named.items(), key=lambda item: (depth(item[0]), item[0])):
         quoted = [json.dumps(child) for child in (name, *children)]
-        extra = {"RUN": ", host: null, timespan_begin: null, timespan_end: null", "CHAINED": f", children: [{', '.join(quoted[1:])}]"}
+        extra = {
+            "RUN": ", host: null, timespan_begin: null, timespan_end: null",
+            "CHAINED": f", children: [{', '.join(quoted[1:])}]",
+        }
         yield f"- {{type: collection, collection_type: {kind}, name: {quoted[0]}{extra.get(kind, '')}}}\n"
 
 
@@ -234,7 +238,9 @@ def _dataset_entries(con: duckdb.DuckDBPyConnection, site: Site, definitions: De
             )
         found.datasets[name] = found.datasets.get(name, 0) + count
         yield f"- type: dataset\n  dataset_type: {json.dumps(name)}\n  run: {json.dumps(run)}\n  records:\n"
-        integer = {c: "VARCHAR" if schemas.table("dataset").arrow.field(c).type == pa.string() else "BIGINT" for c in kind.dimensions}
+        integer = {
+            c: "VARCHAR" if schemas.table("dataset").arrow.field(c).type == pa.string() else "BIGINT" for c in kind.dimensions
+        }
         data_id = text.mapping({c: text.scalar(c, integer[c]) for c in kind.dimensions})
         ours = text.mapping({c: text.quoted(c) for c in ("checksum", "origin", "quantum_id")})
         line = text.mapping(

@@ -10,14 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import collection, delta, dimensions, publish, registry
+from lake import collection, delta, publish, registry
 from lake.butler import records
 from lake.butler.arrival import Arrivals, Row, Transfer
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
@@ -30,6 +29,7 @@ from lake.sql import statement
 
 #: Datasets that are published together.
 BATCH = 1_000
+
 
 def import_butler(
     site: Site,
@@ -111,9 +111,7 @@ def _register(
         else:
             found.note("dataset type", name, "present" if name in known else "new")
     collection.register_collections(site, named)
-    for table in dimensions.TABLES:
-        if table in converted.new:
-            dimensions.insert(site, table, converted.new[table])
+    records.insert(site, converted)
     registry.admit_parked(site)
 
 
@@ -164,15 +162,13 @@ def _data_ids(document: Document, kind: DatasetType) -> pa.Table:
         raise ButlerError(f"{document.path}: a data ID of {kind.name}: {' '.join(str(error).split())}") from None
 
 
-def _rows(
-    con: duckdb.DuckDBPyConnection, site: Site, kind: DatasetType, batch: Sequence[Dataset], given: pa.Table
-) -> list[Row]:
+def _rows(con: duckdb.DuckDBPyConnection, site: Site, kind: DatasetType, batch: Sequence[Dataset], given: pa.Table) -> list[Row]:
     """Rows of ``dataset`` with ids and whole data IDs, still without files."""
     con.register("given", given.append_column("ordinal", pa.array(range(len(batch)), pa.int64())))
     whole = con.sql(statement("butler_data_ids")).to_arrow_table()
     whole = whole.append_column("dataset_type", pa.array([kind.name] * len(batch), pa.string()))
     whole = whole.append_column("run", pa.array([d.run for d in batch], pa.string()))
-    rows = registry.with_ids(None, whole, {kind.name: kind.dimensions}).to_pylist()
+    rows: list[Row] = registry.with_ids(None, whole, {kind.name: kind.dimensions}).to_pylist()
     for row, dataset in zip(rows, batch, strict=True):
         extra = {key: value for key, value in dataset.extra.items() if isinstance(value, str)}
         row |= {"origin": extra.get("origin", site.name), "quantum_id": extra.get("quantum_id"), "rows": None}
@@ -208,13 +204,17 @@ def _table(rows: Sequence[Row]) -> pa.Table:
 
 
 def _withdraw(site: Site, rejected: Sequence[Row]) -> None:
-    """Remove the files of refused datasets, unless a registered dataset is in them."""
+    """Remove the files of refused datasets that no other dataset needs."""
     paths = sorted({row["path"] for row in rejected})
+    if not paths:
+        return
     with delta.cursor() as con:
-        used = {p for (p,) in registry.datasets(con, site, "path IN $paths", {"paths": paths}).select("path").fetchall()} if paths else ()
-    for path in paths:
-        if path not in used:
-            site.path(path).unlink(missing_ok=True)
+        for table in ("dataset", "parked"):
+            delta.view(con, site, table)
+        con.execute(statement("parked_now"))
+        used = con.sql(statement("claimed_paths"), params={"paths": paths}).to_arrow_table()["path"].to_pylist()
+    for path in set(paths).difference(used):
+        site.path(path).unlink(missing_ok=True)
 
 
 def _note_ids(site: Site, ours: Mapping[str, Row]) -> None:
@@ -256,9 +256,7 @@ def _tag(site: Site, document: Document, ours: Mapping[str, Row], found: Outcome
         found.note("member", name, "left out", len(members) - len(ids), "these datasets are not registered here")
 
 
-def _certify(
-    con: duckdb.DuckDBPyConnection, site: Site, document: Document, ours: Mapping[str, Row], found: Outcomes
-) -> None:
+def _certify(con: duckdb.DuckDBPyConnection, site: Site, document: Document, ours: Mapping[str, Row], found: Outcomes) -> None:
     """Ranges without beginning or end begin at minus infinity, end at plus infinity."""
     by_name: dict[str, list[Row]] = {}
     left: Counter[tuple[str, str]] = Counter()

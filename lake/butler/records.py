@@ -1,7 +1,8 @@
-"""Dimension records of a Butler's export as ours: which are known here, which are new, and which say too little.
+"""Dimension records of a Butler's export as ours: which are known, which are new, and which say too little.
 
-A Butler knows less than our tables hold: no detector has a size, no sky map a pixel scale. What is known here stays as it
-is; a new record that lacks a value is left out and named, and datasets that need it wait.
+A Butler knows less than our tables hold: no detector has a size, no sky map a pixel scale. So a record that any site of the
+lake knows is taken from there, which also keeps the sites' records the same to the last digit; a Butler's serves where none
+does. One that lacks a value then is left out and named, and datasets that need it wait.
 """
 
 from __future__ import annotations
@@ -56,9 +57,13 @@ COMPARED = {
 
 @dataclass
 class Records:
-    """``new`` records by table; ``counts`` has (table or element, verdict, number, reason)."""
+    """What is to be added: the records that ``wanted`` (data IDs) need from the lake's other sites, then ``new`` by table.
+
+    ``counts`` has (table or element, verdict, number, reason).
+    """
 
     new: dict[str, pa.Table] = field(default_factory=dict)
+    wanted: pa.Table | None = None
     counts: list[tuple[str, str, int, str | None]] = field(default_factory=list)
 
 
@@ -80,7 +85,21 @@ def convert(con: duckdb.DuckDBPyConnection, site: Site, document: Document, fill
     con.execute(statement("butler_records_in"))
     for table in (t for t in dimensions.TABLES if t in ELEMENTS):
         _sort(con, site, document, table, fill.get(table, {}), found)
+    found.wanted = con.sql(statement("butler_wanted")).to_arrow_table()
     return found
+
+
+def insert(site: Site, found: Records) -> None:
+    """Add what convert() found; those that other sites know come first, with all that belongs to them."""
+    if found.wanted is not None:
+        for other in _others(site):
+            dimensions.copy(other, site, found.wanted)
+    for table, rows in found.new.items():
+        dimensions.insert(site, table, rows)
+
+
+def _others(site: Site) -> list[Site]:
+    return [other for other in site.lake.sites.values() if other.name != site.name]
 
 
 def _table(document: Document, element: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
@@ -107,18 +126,25 @@ def _sort(
     con: duckdb.DuckDBPyConnection, site: Site, document: Document, table: str, fill: Mapping[str, Any], found: Records
 ) -> None:
     keys = schemas.table(table).primary_key
-    con.execute(f"CREATE OR REPLACE TEMP VIEW stored AS {delta.select(site, table)}")
-    if differing := _differing(con, table, keys):
-        raise ButlerError(f"{document.path}: {differing} (site {site.name}); nothing was imported")
     listed = ", ".join(keys)
+    lake = " UNION ALL ".join(f"SELECT * FROM ({delta.select(s, table)})" for s in (site, *_others(site)))
+    con.execute(f"CREATE OR REPLACE TEMP VIEW stored AS {delta.select(site, table)}")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW in_lake AS FROM ({lake})")
     try:
-        given = con.sql(f"SELECT DISTINCT * FROM from_{table} ANTI JOIN stored USING ({listed}) ORDER BY ALL").to_arrow_table()
-        total = con.sql(f"SELECT count(DISTINCT ({listed},)) FROM from_{table}").fetchall()[0][0]
+        if differing := _differing(con, table, keys):
+            raise ButlerError(f"{document.path}: {differing}; nothing was imported")
+        given = con.sql(f"SELECT DISTINCT * FROM from_{table} ANTI JOIN in_lake USING ({listed}) ORDER BY ALL").to_arrow_table()
+        total, absent = con.sql(
+            f"SELECT count(*), count(*) FILTER (NOT EXISTS (SELECT 1 FROM stored s WHERE ({listed},) = "
+            f"({', '.join(f's.{key}' for key in keys)},))) FROM (SELECT DISTINCT {listed} FROM from_{table})"
+        ).fetchall()[0]
     except duckdb.Error as error:
         raise ButlerError(f"{document.path}: dimension {table}: {' '.join(str(error).split())[:300]}") from None
     whole, lacking = _filled(table, given, fill)
-    if total - given.num_rows:
-        found.counts.append((table, "present", total - given.num_rows, None))
+    if total - absent:
+        found.counts.append((table, "present", total - absent, None))
+    if absent - given.num_rows:
+        found.counts.append((table, "new", absent - given.num_rows, "as other sites of the lake know them"))
     if whole.num_rows:
         found.counts.append((table, "new", whole.num_rows, None))
     for reason, count in lacking.items():
@@ -127,7 +153,7 @@ def _sort(
 
 
 def _differing(con: duckdb.DuckDBPyConnection, table: str, keys: Sequence[str]) -> str | None:
-    """The first value in which a given record differs from the known one, in words."""
+    """The first value in which a given record differs from one that the lake knows, in words."""
     listed = ", ".join(keys)
     for column in COMPARED.get(table, ()):
         kind = schemas.table(table).arrow.field(column).type
@@ -135,12 +161,12 @@ def _differing(con: duckdb.DuckDBPyConnection, table: str, keys: Sequence[str]) 
         if pa.types.is_floating(kind):
             same = f"abs(g.{column} - s.{column}) <= 1e-9 * greatest(1, abs(s.{column}))"
         rows = con.sql(
-            f"SELECT {listed}, s.{column} AS ours, g.{column} AS theirs FROM from_{table} g JOIN stored s USING ({listed}) "
+            f"SELECT {listed}, s.{column} AS ours, g.{column} AS theirs FROM from_{table} g JOIN in_lake s USING ({listed}) "
             f"WHERE NOT ({same}) ORDER BY ALL LIMIT 1"
         ).to_arrow_table()
         for row in rows.to_pylist():
             which = " ".join(f"{key} {row[key]}" for key in keys)
-            return f"{table} {which}: {column} is {row['theirs']!r}, and {row['ours']!r} here"
+            return f"{table} {which}: {column} is {row['theirs']!r}, and {row['ours']!r} in this lake"
     return None
 
 
@@ -161,4 +187,6 @@ def _filled(table: str, given: pa.Table, fill: Mapping[str, Any]) -> tuple[pa.Ta
         lacking[f"no {few} (a Butler's records may not say; give values under records in a definitions file)"] = pc.sum(
             pc.invert(whole)
         ).as_py()
-    return schemas.conform(table, pa.table(columns, schema=pa.schema([pa.field(f.name, f.type) for f in schema])).filter(whole)), lacking
+    return schemas.conform(
+        table, pa.table(columns, schema=pa.schema([pa.field(f.name, f.type) for f in schema])).filter(whole)
+    ), lacking

@@ -55,7 +55,8 @@ def hulls(ra: NDArray[np.float64], dec: NDArray[np.float64], groups: NDArray[np.
 def _vectors(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
     lon, lat = np.radians(ra), np.radians(dec)
     vectors: NDArray[np.float64] = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors
 
 
 def _bytes(vertices: NDArray[np.float64]) -> bytes:

@@ -64,4 +64,6 @@ def command(
         ("what", "name", "count"),
     )
     datasets = sum(done.datasets.values())
-    click.echo(f"{done.path}: {datasets} datasets in {done.collections} collections; {done.files} files, {done.bytes} bytes", err=True)
+    click.echo(
+        f"{done.path}: {datasets} datasets in {done.collections} collections; {done.files} files, {done.bytes} bytes", err=True
+    )

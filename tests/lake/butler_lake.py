@@ -45,7 +45,9 @@ def add_records(site: Site) -> None:
     put(site, "physical_filter", [{"instrument": "Cam", "physical_filter": "r_cam", "band": "r"}])
     night = {"instrument": "Cam", "day_obs": NIGHT, "exposure_time": 30.0, "airmass": 1.25}
     science = {"physical_filter": "r_cam", "band": "r", "ra": 150.1, "dec": 2.2, "rotation": 12.5}
-    exposures = [night | science | {"exposure": v, "seq_num": v, "observation_type": "science", "target_name": "it's é"} for v in (1, 2)]
+    exposures = [
+        night | science | {"exposure": v, "seq_num": v, "observation_type": "science", "target_name": "it's é"} for v in (1, 2)
+    ]
     dark = night | {"exposure": 3, "observation_type": "dark"}
     put(site, "exposure", [row | {"mjd_mid": 60000.1 + row["exposure"] / 7} for row in (*exposures, dark)])
     put(site, "visit", [night | science | {"visit": v, "exposure": v, "mjd_mid": 60000.1 + v / 7} for v in (1, 2)])
@@ -53,7 +55,8 @@ def add_records(site: Site) -> None:
         site,
         "visit_detector_region",
         [
-            {"instrument": "Cam", "visit": v, "detector": d, "ra": 150.05 + d / 10, "dec": 2.0 + v, **square(150 + d / 10, 1.95 + v, 0.1)}
+            {"instrument": "Cam", "visit": v, "detector": d, "ra": 150.05 + d / 10, "dec": 2.0 + v}
+            | square(150 + d / 10, 1.95 + v, 0.1)
             for v in (1, 2)
             for d in (0, 1)
         ],

@@ -26,9 +26,7 @@ def main(given: str, repository: str, out: str, transfer: str) -> None:
         elif ref.datasetType.storageClass_name == "StructuredDataDict":
             tables[str(ref.id)] = butler.get(ref)
     seen = {
-        "datasets": [
-            {"id": str(r.id), "type": r.datasetType.name, "run": r.run, "data_id": dict(r.dataId.required)} for r in refs
-        ],
+        "datasets": [{"id": str(r.id), "type": r.datasetType.name, "run": r.run, "data_id": dict(r.dataId.required)} for r in refs],
         "sizes": {str(r.id): butler.getURI(r).size() for r in refs},
         "tables": tables,
         "tagged": sorted(str(r.id) for r in butler.registry.queryDatasets("raw", collections="c/good")),
@@ -41,7 +39,12 @@ def main(given: str, repository: str, out: str, transfer: str) -> None:
             str(ref.id)
             for ref in (
                 butler.find_dataset(
-                    "flat", instrument="Cam", detector=d, physical_filter="r_cam", collections="c/calib", timespan=Timespan(None, None)
+                    "flat",
+                    instrument="Cam",
+                    detector=d,
+                    physical_filter="r_cam",
+                    collections="c/calib",
+                    timespan=Timespan(None, None),
                 )
                 for d in (1,)
             )
@@ -58,9 +61,8 @@ def main(given: str, repository: str, out: str, transfer: str) -> None:
             for r in regions
         ],
         "detectors_in_visit": sum(
-            r.region is not None and butler.query_dimension_records("visit", visit=r.visit, instrument="Cam")[0].region.contains(
-                r.region.getCentroid()
-            )
+            r.region is not None
+            and butler.query_dimension_records("visit", visit=r.visit, instrument="Cam")[0].region.contains(r.region.getCentroid())
             for r in regions
         ),
         "overlaps": sorted(
