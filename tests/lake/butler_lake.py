@@ -89,12 +89,7 @@ def add_datasets(site: Site) -> None:
         {"dataset_type": "deep_coadd", "run": RUN, "band": "r", "skymap": "sky", "tract": 9469, "patch": 3},
     ]  # fmt: skip
     for row in rows:
-        storage = TYPES[row["dataset_type"]][1]
-        content = json.dumps({"lake": "1.0", "data": [1, 2]}) if storage == "json" else f"pixels of {sorted(row.items())}"
-        path = datastore.template(row["run"], row["dataset_type"], row, storage)
-        record = datastore.write_file(site, path, content.encode())
-        row |= {"path": record.path, "bytes": record.bytes, "checksum": record.checksum,
-                "file_bytes": record.bytes, "file_checksum": record.checksum}  # fmt: skip
+        row |= written(site, row)
     tables = [
         *(visit | {"dataset_type": "visit_table", "run": RUN, "exposure": v, "visit": v} for v in (1, 2)),
         {"dataset_type": "isolated_star", "run": RUN, "skymap": "sky", "tract": 9469},
@@ -113,13 +108,33 @@ def add_datasets(site: Site) -> None:
         ],
     )  # fmt: skip
     given = registry.with_ids(None, table([row | {"origin": site.name} for row in (*rows, *tables)]), DIMENSIONS)
-    verdicts = registry.ingest(site, given)
-    assert set(verdicts["verdict"].to_pylist()) == {"accepted"}, verdicts.to_pylist()
+    ingest(site, given)
     members = given.to_pylist()
     collection.tag(site, "c/good", [m["dataset_id"] for m in members if m["dataset_type"] == "raw" and m["detector"] == 1])
     flats = [m for m in members if m["dataset_type"] == "flat"]
     for flat, (begin, end) in zip(flats, ((60000.0, 60030.123456789), (-math.inf, math.inf)), strict=True):
         collection.certify(site, "c/calib", given.filter(pa.compute.equal(given["dataset_id"], flat["dataset_id"])), begin, end)
+
+
+def register(site: Site, rows: list[dict[str, Any]]) -> None:
+    """Write the files of these rows of ``dataset`` and register them."""
+    whole = [row | written(site, row) | {"origin": site.name} for row in rows]
+    ingest(site, registry.with_ids(None, table(whole), DIMENSIONS))
+
+
+def ingest(site: Site, given: pa.Table) -> None:
+    verdicts = registry.ingest(site, given)
+    assert set(verdicts["verdict"].to_pylist()) == {"accepted"}, verdicts.to_pylist()
+
+
+def written(site: Site, row: dict[str, Any]) -> dict[str, Any]:
+    """Write the file of a dataset, its content made of its data ID; returns the columns that say so."""
+    storage = TYPES[row["dataset_type"]][1]
+    content = json.dumps({"lake": "1.0", "data": [1, 2]}) if storage == "json" else f"pixels of {sorted(row.items())}"
+    path = datastore.template(row["run"], row["dataset_type"], row, storage)
+    record = datastore.write_file(site, path, content.encode())
+    return {"path": record.path, "bytes": record.bytes, "checksum": record.checksum,
+            "file_bytes": record.bytes, "file_checksum": record.checksum}  # fmt: skip
 
 
 def catalogue(kind: str, row: dict[str, Any], site: str) -> pa.Table:

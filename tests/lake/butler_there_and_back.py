@@ -1,80 +1,89 @@
-"""Run by a Butler's own Python: import an export, say what is seen, export it again. Prints one JSON object.
+"""Run by a Butler's own Python: import exports of ours, say what is seen, export all again. Prints one JSON object.
 
-Arguments: the directory of the export, a directory for the repository, one for the new export, the transfer mode.
+Arguments: an export with its files, one that names files where they are, the place for two repositories, the directory for
+the Butler's own export.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from lsst.daf.butler import Butler, Timespan
-from lsst.sphgeom import ConvexPolygon
+import astropy.time
+from lsst.daf.butler import Butler, CollectionType, Timespan
+from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
 
-def main(given: str, repository: str, out: str, transfer: str) -> None:
-    Butler.makeRepo(repository)
-    butler = Butler.from_config(repository, writeable=True)
-    butler.import_(directory=given, filename=str(Path(given) / "export.yaml"), transfer=transfer)
-    refs = sorted(butler.registry.queryDatasets(..., collections=butler.collections.query("*")), key=lambda ref: str(ref.id))
+def repository(root: str, export: str, transfer: str) -> Butler:
+    Butler.makeRepo(root)
+    butler = Butler.from_config(root, writeable=True)
+    butler.import_(directory=export, filename=str(Path(export) / "export.yaml"), transfer=transfer)
+    return butler
+
+
+def all_datasets(butler: Butler) -> list[Any]:
+    runs = butler.collections.query("*", collection_types={CollectionType.RUN})
+    return sorted(set(butler.registry.queryDatasets(..., collections=runs).expanded()), key=lambda ref: str(ref.id))
+
+
+def checksums(butler: Butler, refs: list[Any]) -> dict[str, str]:
+    return {str(ref.id): hashlib.sha256(butler.getURI(ref).read()).hexdigest() for ref in refs}
+
+
+def flat_at(butler: Butler, mjd: float) -> str | None:
+    time = astropy.time.Time(mjd, format="mjd", scale="tai")
+    data_id = {"instrument": "Cam", "detector": 0, "physical_filter": "r_cam"}
+    found = butler.find_dataset("flat", data_id, collections="c/calib", timespan=Timespan.fromInstant(time))
+    return None if found is None else str(found.id)
+
+
+def square(ra: float, dec: float, size: float) -> list[Any]:
+    points = [(ra, dec), (ra + size, dec), (ra + size, dec + size), (ra, dec + size)]
+    polygon = ConvexPolygon([UnitVector3d(LonLat.fromDegrees(*p)) for p in points])
+    return [[p[0] for p in points], [p[1] for p in points], polygon.encode().hex()]
+
+
+def main(export: str, in_place: str, root: str, out: str) -> None:
+    butler = repository(root, export, "copy")
+    direct = repository(f"{root}-direct", in_place, "direct")
+    refs = all_datasets(butler)
+    readable = ("ArrowTable", "StructuredDataDict")
     regions = butler.query_dimension_records("visit_detector_region")
-    tables = {}
-    for ref in refs:
-        if ref.datasetType.storageClass_name == "ArrowTable":
-            tables[str(ref.id)] = butler.get(ref).to_pydict()
-        elif ref.datasetType.storageClass_name == "StructuredDataDict":
-            tables[str(ref.id)] = butler.get(ref)
+    visits = {v.id: v.region for v in butler.query_dimension_records("visit")}
+    validity = butler.registry.queryDatasetAssociations("flat", collections=["c/calib"])
     seen = {
         "datasets": [{"id": str(r.id), "type": r.datasetType.name, "run": r.run, "data_id": dict(r.dataId.required)} for r in refs],
-        "sizes": {str(r.id): butler.getURI(r).size() for r in refs},
-        "tables": tables,
-        "tagged": sorted(str(r.id) for r in butler.registry.queryDatasets("raw", collections="c/good")),
+        "checksums": checksums(butler, refs),
+        "checksums_in_place": checksums(direct, all_datasets(direct)),
+        "read": {
+            str(r.id): content.to_pydict() if hasattr(content, "to_pydict") else content
+            for r in refs
+            if r.datasetType.storageClass_name in readable
+            for content in [butler.get(r)]
+        },
+        "tagged": [str(r.id) for r in butler.registry.queryDatasets("raw", collections="c/good")],
         "chain": list(butler.collections.get_info("c/all").children),
-        "validity": sorted(
-            [str(a.ref.id), a.timespan.begin and a.timespan.begin.tai.mjd, a.timespan.end and a.timespan.end.tai.mjd]
-            for a in butler.registry.queryDatasetAssociations("flat", collections=["c/calib"])
-        ),
-        "valid_flats": sorted(
-            str(ref.id)
-            for ref in (
-                butler.find_dataset(
-                    "flat",
-                    instrument="Cam",
-                    detector=d,
-                    physical_filter="r_cam",
-                    collections="c/calib",
-                    timespan=Timespan(None, None),
-                )
-                for d in (1,)
-            )
-        ),
+        "validity": [[str(a.ref.id), *(t and t.tai.mjd for t in (a.timespan.begin, a.timespan.end))] for a in validity],
+        "flat_at_60020": flat_at(butler, 60020.0),
+        "flat_at_60040": flat_at(butler, 60040.0),
         "times": {r.id: [r.timespan.begin.tai.mjd, r.timespan.end.tai.mjd] for r in butler.query_dimension_records("exposure")},
-        "regions": [
-            [
-                r.visit,
-                r.detector,
-                isinstance(r.region, ConvexPolygon),
-                r.region.encode() == ConvexPolygon(r.region.getVertices()).encode() if r.region is not None else None,
-                [[v.x(), v.y(), v.z()] for v in r.region.getVertices()],
-            ]
-            for r in regions
-        ],
-        "detectors_in_visit": sum(
-            r.region is not None
-            and butler.query_dimension_records("visit", visit=r.visit, instrument="Cam")[0].region.contains(r.region.getCentroid())
-            for r in regions
-        ),
+        "regions": [[r.visit, r.detector, r.region.encode().hex()] for r in regions],
+        "polygons": sum(isinstance(r.region, ConvexPolygon) for r in regions),
+        "detectors_in_visit": sum(visits[r.visit].contains(r.region.getCentroid()) for r in regions),
         "overlaps": sorted(
             [r["visit"], r["detector"], r["tract"], r["patch"]]
             for r in butler.query_data_ids(["visit", "detector", "patch"], instrument="Cam", skymap="sky")
         ),
+        "squares": [square(10, 0, 0.1), square(359.95, -40, 0.1), square(150, 85, 1.0)],
     }
     Path(out).mkdir()
-    with butler.export(directory=out, filename="export.yaml", transfer="copy") as export:
+    with butler.export(directory=out, filename="export.yaml", transfer="copy") as written:
         for name in butler.collections.query("*"):
-            export.saveCollection(name)
-        export.saveDatasets(refs)
+            written.saveCollection(name)
+        written.saveDatasets(refs)
     print(json.dumps(seen))
 
 
