@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -88,15 +89,19 @@ def import_registry(site: Site, directory: str | Path, verify: bool = True) -> O
         count = tables[table].num_rows
         _note(found, table, count, dimensions.insert(site, table, schemas.conform(table, tables[table])), "dimension")
     registry.admit_parked(site)
-    here = _datasets(site, source, {name: kind for name, (kind, _) in types.items()}, verify, found)
-    _members(site, tables, here, found)
+    named_here = bool(tables["association"].num_rows or tables["certification"].num_rows)
+    here = _datasets(site, source, {name: kind for name, (kind, _) in types.items()}, verify, found, named_here)
+    if named_here:
+        _members(site, tables, here, found)
     return found
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _referred(con: Any, site: Site, named: dict[str, tuple[str, list[str]]], chosen: pa.Table) -> dict[str, pa.Table]:
+def _referred(
+    con: duckdb.DuckDBPyConnection, site: Site, named: dict[str, tuple[str, list[str]]], chosen: pa.Table
+) -> dict[str, pa.Table]:
     """The rows of other tables that the datasets need, by table."""
     types = registry.dataset_types(site)
     used = sorted(chosen["dataset_type"].unique().to_pylist())
@@ -138,35 +143,40 @@ def _referred(con: Any, site: Site, named: dict[str, tuple[str, list[str]]], cho
     return {table: rows for table, rows in found.items() if rows.num_rows or table in _TABLES}
 
 
-def _packed(con: Any) -> pa.Table:
+def _packed(con: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
     """Datasets in the form that is written: null where a value is that of another column, hexadecimal text as bytes."""
-    blank = con.sql(
-        f"SELECT {', '.join(COLUMNS)} FROM datasets".replace(" file_bytes,", " nullif(file_bytes, bytes) AS file_bytes,").replace(
-            " file_checksum,", " nullif(file_checksum, checksum) AS file_checksum,"
-        )
-    ).to_arrow_table()
-    con.register("blank", blank)
-    packed = []
-    for column, digits in (("checksum", 64), ("file_checksum", 64), ("quantum_id", 32)):
-        plain = f"replace({column}, '-', '')" if digits == 32 else column
-        regular = con.sql(f"SELECT bool_and(regexp_full_match({plain}, '[0-9a-f]{{{digits}}}')) FROM blank").fetchall()[0][0]
-        if regular:
-            packed.append(f"unhex({plain}) AS {column}")
-    rows: pa.Table = con.sql(f"SELECT * REPLACE ({', '.join(packed)}) FROM blank" if packed else "FROM blank").to_arrow_table()
-    return rows
+    plain = {
+        "checksum": "checksum",
+        "file_checksum": "nullif(file_checksum, checksum)",
+        "quantum_id": "replace(quantum_id, '-', '')",
+    }
+    digits = {"checksum": 64, "file_checksum": 64, "quantum_id": 32}
+    regular = con.sql(
+        "SELECT "
+        + ", ".join(f"ifnull(bool_and(regexp_full_match({plain[c]}, '[0-9a-f]{{{n}}}')), true)" for c, n in digits.items())
+        + " FROM datasets"
+    ).fetchall()[0]
+    packed = {c: f"unhex({plain[c]})" for c, whole in zip(digits, regular, strict=True) if whole}
+    packed = {"file_checksum": plain["file_checksum"], "file_bytes": "nullif(file_bytes, bytes)", **packed}
+    listed = ", ".join(f"{packed[c]} AS {c}" if c in packed else c for c in COLUMNS)
+    return con.sql(f"SELECT {listed} FROM datasets").to_arrow_reader(BATCH)
 
 
-def _write(path: Path, rows: pa.Table) -> dict[str, Any]:
+def _write(path: Path, rows: pa.Table | pa.RecordBatchReader) -> dict[str, Any]:
     """Write a table so that sorted columns take next to nothing; returns its entry in the manifest."""
     text = [f.name for f in rows.schema if pa.types.is_string(f.type) and f.name != "path"]
     encoding = {f.name: "DELTA_BINARY_PACKED" for f in rows.schema if pa.types.is_integer(f.type)}
-    encoding |= {"path": "DELTA_BYTE_ARRAY"} if "path" in rows.column_names else {}
-    pq.write_table(
-        rows, path, compression="zstd", compression_level=9, row_group_size=BATCH, use_dictionary=text,
-        column_encoding=encoding, write_statistics=False, store_schema=False,
-    )  # fmt: skip
+    encoding |= {"path": "DELTA_BYTE_ARRAY"} if "path" in rows.schema.names else {}
+    count = 0
+    with pq.ParquetWriter(
+        path, rows.schema, compression="zstd", use_dictionary=text, column_encoding=encoding, write_statistics=False,
+        store_schema=False,
+    ) as writer:  # fmt: skip
+        for batch in rows if isinstance(rows, pa.RecordBatchReader) else rows.to_batches():
+            writer.write_batch(batch, row_group_size=BATCH)
+            count += batch.num_rows
     fsync_file(path)
-    return {"rows": rows.num_rows, "bytes": path.stat().st_size, "sha256": datastore.checksum(path)}
+    return {"rows": count, "bytes": path.stat().st_size, "sha256": datastore.checksum(path)}
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -197,22 +207,23 @@ def _checked(source: Path) -> dict[str, dict[str, Any]]:
         raise ExchangeError(f"{path}: is not a manifest of an export ({error})") from None
 
 
-def _datasets(site: Site, source: Path, types: dict[str, list[str]], verify: bool, found: Outcomes) -> set[str]:
-    """Judge and register batch by batch; returns the ids that the export's members may refer to, as far as they are here."""
+def _datasets(
+    site: Site, source: Path, types: dict[str, list[str]], verify: bool, found: Outcomes, listed: bool
+) -> pa.ChunkedArray:
+    """Judge and register batch by batch; returns (``listed``) the ids of those that are here now."""
     verdicts: Counter[tuple[str, str, str | None]] = Counter()
-    here: set[str] = set()
+    here: list[pa.ChunkedArray] = []
     with pq.ParquetFile(source / "dataset.parquet") as file:
         for batch in file.iter_batches(BATCH):
             rows = registry.with_ids(None, _unpacked(pa.Table.from_batches([batch])), types)
-            judged = registry.ingest(site, rows, verify=verify)
-            judged = judged.append_column("dataset_type", rows["dataset_type"])
+            judged = registry.ingest(site, rows, verify=verify).append_column("dataset_type", rows["dataset_type"])
             for row in judged.group_by(["dataset_type", "verdict", "reason"]).aggregate([([], "count_all")]).to_pylist():
                 verdicts[row["dataset_type"], row["verdict"], row["reason"]] += row["count_all"]
-            kept = judged.filter(pc.is_in(judged["verdict"], pa.array(["accepted", "present"])))
-            here.update(kept["dataset_id"].to_pylist())
+            if listed:
+                here.append(judged.filter(pc.is_in(judged["verdict"], pa.array(["accepted", "present"])))["dataset_id"])
     for (kind, verdict, reason), count in sorted(verdicts.items(), key=str):
         found.note("dataset", kind, verdict, count, reason)
-    return here
+    return pa.chunked_array([chunk for column in here for chunk in column.chunks], pa.string())
 
 
 def _unpacked(rows: pa.Table) -> pa.Table:
@@ -240,29 +251,30 @@ def _uuid(digits: str) -> str:
     return " || '-' || ".join(parts)
 
 
-def _members(site: Site, tables: dict[str, pa.Table], here: set[str], found: Outcomes) -> None:
+def _members(site: Site, tables: dict[str, pa.Table], here: pa.ChunkedArray, found: Outcomes) -> None:
     """Tags and validity of those datasets that are here now."""
     with delta.cursor() as con:
-        con.register("members", tables["association"])
-        members = con.sql(f"SELECT collection, {_uuid('lower(hex(dataset_id))')} AS dataset_id FROM members").fetchall()
-        held = set(
-            con.sql(
-                f"SELECT collection, dataset_id FROM ({delta.select(site, 'association')}) "
-                "GROUP BY ALL HAVING NOT arg_max(removed, noted_at)"
-            ).fetchall()
-        )
-    new = {(name, i) for name, i in members if i in here} - held
-    for name in sorted({name for name, _ in new}):
-        collection.tag(site, name, [i for n, i in new if n == name])
-    present = sum(i in here for _, i in members) - len(new)
-    found.note("member", "association", "new", len(new))
-    found.note("member", "association", "present", present)
-    found.note("member", "association", "left out", len(members) - len(new) - present, "these datasets are not registered here")
+        con.register("given", tables["association"])
+        con.register("here", pa.table({"dataset_id": here}))
+        delta.view(con, site, "association")
+        con.execute(f"CREATE TEMP VIEW members AS SELECT collection, {_uuid('lower(hex(dataset_id))')} AS dataset_id FROM given ")
+        new = con.sql(
+            "FROM members SEMI JOIN here USING (dataset_id) ANTI JOIN (SELECT collection, dataset_id FROM association "
+            "GROUP BY ALL HAVING NOT arg_max(removed, noted_at)) USING (collection, dataset_id) ORDER BY ALL"
+        ).to_arrow_table()
+        kept = con.sql("SELECT count(*) FROM members SEMI JOIN here USING (dataset_id)").fetchall()[0][0]
+        con.execute("DROP VIEW members")
+    for name in new["collection"].unique().to_pylist():
+        collection.tag(site, name, new.filter(pc.equal(new["collection"], name))["dataset_id"].to_pylist())
+    left = "these datasets are not registered here"
+    found.note("member", "association", "new", new.num_rows)
+    found.note("member", "association", "present", kept - new.num_rows)
+    found.note("member", "association", "left out", tables["association"].num_rows - kept, left)
     rows = tables["certification"]
-    valid = rows.filter(pc.is_in(rows["dataset_id"], pa.array(sorted(here), pa.string())))
+    valid = rows.filter(pc.is_in(rows["dataset_id"], here.combine_chunks()))
     count = collection.add_certifications(site, schemas.conform("certification", valid)) if valid.num_rows else 0
     _note(found, "validity", valid.num_rows, count)
-    found.note("validity", "certification", "left out", rows.num_rows - valid.num_rows, "these datasets are not registered here")
+    found.note("validity", "certification", "left out", rows.num_rows - valid.num_rows, left)
 
 
 def _note(found: Outcomes, name: str, total: int, new: int, what: str | None = None) -> None:
