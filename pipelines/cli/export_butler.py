@@ -53,7 +53,7 @@ def command(
             Selection(collections or None, types or None, where),
             transfer=transfer,
             definitions=read_definitions(definitions),
-            progress=lambda n, total: bars.update(site, "datasets", n, total),
+            progress=lambda n, total: bars.update(site, "files", n, total),
         )
     emit(
         [
