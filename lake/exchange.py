@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake import collection, datastore, delta, dimensions, registry
+from lake.membership import associate, install_memberships
 from lake.outcome import Outcomes
 from lake.selection import EVERYTHING, Selection
 from lake.site import LakeError, Site, fsync_file, one_line, write_durable
@@ -87,7 +88,7 @@ def import_registry(site: Site, directory: str | Path, verify: bool = True) -> O
     _note(found, "collection", len(named), len(wanted))
     for table in (t for t in dimensions.TABLES if t in tables):
         count = tables[table].num_rows
-        _note(found, table, count, dimensions.insert(site, table, schemas.conform(table, tables[table])), "dimension")
+        _note(found, "dimension", count, dimensions.insert(site, table, schemas.conform(table, tables[table])), table)
     registry.admit_parked(site)
     named_here = bool(tables["association"].num_rows or tables["certification"].num_rows)
     here = _datasets(site, source, {name: kind for name, (kind, _) in types.items()}, verify, found, named_here)
@@ -124,16 +125,12 @@ def _referred(
         }
     )
     con.register("named", found["collection"])
-    for table in ("association", "certification"):
-        delta.view(con, site, table)
-    found["association"] = con.sql(
-        "SELECT collection, unhex(replace(dataset_id, '-', '')) AS dataset_id FROM (FROM association QUALIFY row_number() "
-        "OVER (PARTITION BY collection, dataset_id ORDER BY noted_at DESC) = 1) SEMI JOIN named USING (collection) "
-        "SEMI JOIN datasets USING (dataset_id) WHERE NOT removed ORDER BY ALL"
-    ).to_arrow_table()
-    found["certification"] = con.sql(
-        "FROM certification SEMI JOIN named USING (collection) SEMI JOIN datasets USING (dataset_id) ORDER BY ALL"
-    ).to_arrow_table()
+    install_memberships(con, site)
+    for table, columns in (("association", f"collection, {_bytes('dataset_id')} AS dataset_id"), ("certification", "*")):
+        found[table] = con.sql(
+            f"SELECT {columns} FROM (FROM {table}_now SEMI JOIN named USING (collection) SEMI JOIN datasets USING (dataset_id)) "
+            "ORDER BY ALL"
+        ).to_arrow_table()
     for table in dimensions.TABLES:
         delta.view(con, site, table)
     con.execute(statement("needed_dimensions"))
@@ -246,6 +243,10 @@ def _unpacked(rows: pa.Table) -> pa.Table:
     return whole
 
 
+def _bytes(text: str) -> str:
+    return f"unhex(replace({text}, '-', ''))"
+
+
 def _uuid(digits: str) -> str:
     parts = [f"substr({digits}, {start}, {length})" for start, length in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))]
     return " || '-' || ".join(parts)
@@ -253,23 +254,18 @@ def _uuid(digits: str) -> str:
 
 def _members(site: Site, tables: dict[str, pa.Table], here: pa.ChunkedArray, found: Outcomes) -> None:
     """Tags and validity of those datasets that are here now."""
-    with delta.cursor() as con:
-        con.register("given", tables["association"])
-        con.register("here", pa.table({"dataset_id": here}))
-        delta.view(con, site, "association")
-        con.execute(f"CREATE TEMP VIEW members AS SELECT collection, {_uuid('lower(hex(dataset_id))')} AS dataset_id FROM given ")
-        new = con.sql(
-            "FROM members SEMI JOIN here USING (dataset_id) ANTI JOIN (SELECT collection, dataset_id FROM association "
-            "GROUP BY ALL HAVING NOT arg_max(removed, noted_at)) USING (collection, dataset_id) ORDER BY ALL"
-        ).to_arrow_table()
-        kept = con.sql("SELECT count(*) FROM members SEMI JOIN here USING (dataset_id)").fetchall()[0][0]
-        con.execute("DROP VIEW members")
-    for name in new["collection"].unique().to_pylist():
-        collection.tag(site, name, new.filter(pc.equal(new["collection"], name))["dataset_id"].to_pylist())
     left = "these datasets are not registered here"
-    found.note("member", "association", "new", new.num_rows)
-    found.note("member", "association", "present", kept - new.num_rows)
-    found.note("member", "association", "left out", tables["association"].num_rows - kept, left)
+    with delta.cursor() as con:
+        con.register("members", tables["association"])
+        con.register("here", pa.table({"dataset_id": here}))
+        members = con.sql(
+            f"SELECT * FROM (SELECT collection, {_uuid('lower(hex(dataset_id))')} AS dataset_id FROM members) "
+            "SEMI JOIN here USING (dataset_id)"
+        ).to_arrow_table()
+    for name in sorted(members["collection"].unique().to_pylist()):
+        mine = members.filter(pc.equal(members["collection"], name))["dataset_id"].to_pylist()
+        _note(found, "member", len(mine), associate(site, name, mine), name=name)
+    found.note("member", "association", "left out", tables["association"].num_rows - members.num_rows, left)
     rows = tables["certification"]
     valid = rows.filter(pc.is_in(rows["dataset_id"], here.combine_chunks()))
     count = collection.add_certifications(site, schemas.conform("certification", valid)) if valid.num_rows else 0
@@ -277,6 +273,6 @@ def _members(site: Site, tables: dict[str, pa.Table], here: pa.ChunkedArray, fou
     found.note("validity", "certification", "left out", rows.num_rows - valid.num_rows, left)
 
 
-def _note(found: Outcomes, name: str, total: int, new: int, what: str | None = None) -> None:
-    found.note(what or name, name, "new", new)
-    found.note(what or name, name, "present", total - new)
+def _note(found: Outcomes, what: str, total: int, new: int, name: str | None = None) -> None:
+    found.note(what, name or what, "new", new)
+    found.note(what, name or what, "present", total - new)

@@ -9,9 +9,13 @@ import duckdb
 import pyarrow as pa
 
 import schemas
-from lake import collection, delta, registry
+from lake import collection, registry
+from lake.membership import install_memberships
 from lake.site import LakeError, Site, one_line
 from lake.sql import statement
+
+#: Datasets of a type and run that are near each other on the sky or in time are near each other here.
+ORDER = "dataset_type, run, instrument, exposure, visit, detector, skymap, tract, patch, dataset_id"
 
 
 class SelectionError(LakeError):
@@ -40,7 +44,7 @@ class Selection:
         return dict(sorted(found.items()))
 
     def datasets(self, con: duckdb.DuckDBPyConnection, site: Site) -> pa.Table:
-        """The datasets, in the order in which they are stored."""
+        """The datasets, in the order of type, run and data ID."""
         unknown = sorted(set(self.types or ()).difference(registry.dataset_types(site)))
         if unknown:
             raise SelectionError(f"site {site.name}: no dataset type {unknown[0]!r}")
@@ -50,10 +54,9 @@ class Selection:
                 searched = collection.resolve(site, self.collections)
                 con.register("searched", pa.table({"collection": [n for n, _ in searched], "kind": [k for _, k in searched]}))
                 found.create_view("dataset")
-                for table in ("association", "certification"):
-                    delta.view(con, site, table)
+                install_memberships(con, site)
                 found = con.sql(statement("belonging"))
-            return schemas.conform("dataset", found.order(registry.CLUSTER).to_arrow_table())
+            return schemas.conform("dataset", found.order(ORDER).to_arrow_table())
         except duckdb.Error as error:
             raise SelectionError(f"condition {self.where!r}: {one_line(error)}") from None
 

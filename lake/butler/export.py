@@ -23,6 +23,7 @@ from lake.access import local
 from lake.butler import text
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.region import encode, hulls
+from lake.membership import install_memberships
 from lake.selection import EVERYTHING, Selection
 from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 from lake.sql import statement
@@ -173,8 +174,8 @@ def _document(
 ) -> Iterator[str]:
     yield HEAD
     yield from _records(con, site, found)
-    for table in ("association", "certification", "butler_id"):
-        delta.view(con, site, table)
+    install_memberships(con, site)
+    delta.view(con, site, "butler_id")
     runs = [run for (run,) in con.sql("SELECT DISTINCT run FROM datasets ORDER BY run").fetchall()]
     named = {**named, **{run: ("RUN", []) for run in runs if run not in named}}
     found.collections = len(named)
@@ -228,7 +229,7 @@ def _collection_entries(named: Mapping[str, tuple[str, list[str]]]) -> Iterator[
 
 def _dataset_entries(con: duckdb.DuckDBPyConnection, site: Site, definitions: Definitions, found: Exported) -> Iterator[str]:
     types = registry.dataset_types(site)
-    certified = {t for (t,) in con.sql("SELECT DISTINCT dataset_type FROM certification").fetchall()}
+    certified = {t for (t,) in con.sql("SELECT DISTINCT dataset_type FROM certification_now").fetchall()}
     con.execute(
         "CREATE TEMP VIEW named AS SELECT d.*, p.place, ifnull(b.butler_id, d.dataset_id) AS butler_id FROM datasets d "
         "JOIN placed p USING (dataset_id) LEFT JOIN (SELECT dataset_id, arg_max(butler_id, noted_at) AS butler_id "
@@ -273,9 +274,8 @@ def _association_entries(con: duckdb.DuckDBPyConnection, named: Mapping[str, tup
         head = f"- type: associations\n  collection: {json.dumps(name)}\n  collection_type: {kind}\n"
         if kind == "TAGGED":
             members = con.sql(
-                "SELECT '  - !uuid ''' || n.butler_id || '''' AS line FROM named n JOIN (FROM association "
-                "WHERE collection = $name QUALIFY row_number() OVER (PARTITION BY dataset_id ORDER BY noted_at DESC) = 1) a "
-                "USING (dataset_id) WHERE NOT a.removed ORDER BY line",
+                "SELECT '  - !uuid ''' || n.butler_id || '''' AS line FROM named n "
+                "JOIN association_now a USING (dataset_id) WHERE a.collection = $name ORDER BY line",
                 params={"name": name},
             )
             listed = "".join(text.lines(members))

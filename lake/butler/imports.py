@@ -22,6 +22,7 @@ from lake.butler.arrival import Arrivals, Row, Transfer
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.document import Dataset, Document, read
 from lake.butler.types import counterparts
+from lake.membership import associate
 from lake.outcome import Outcomes
 from lake.registry import DatasetType, utc_now
 from lake.site import LakeError, Site
@@ -240,19 +241,13 @@ def _tag(site: Site, document: Document, ours: Mapping[str, Row], found: Outcome
         if known.get(name, ("",))[0] != "TAGGED":
             found.note("member", name, "refused", len(members), f"{name} is not a TAGGED collection here")
             continue
-        with delta.cursor() as con:
-            held = {
-                i
-                for (i,) in con.sql(
-                    f"SELECT dataset_id FROM ({delta.select(site, 'association')}) WHERE collection = $name "
-                    "GROUP BY dataset_id HAVING NOT arg_max(removed, noted_at)",
-                    params={"name": name},
-                ).fetchall()
-            }
-        if ids - held:
-            collection.tag(site, name, ids - held)
-        found.note("member", name, "new", len(ids - held))
-        found.note("member", name, "present", len(ids & held))
+        try:
+            new = associate(site, name, ids)
+        except LakeError as error:
+            found.note("member", name, "refused", len(members), str(error))
+            continue
+        found.note("member", name, "new", new)
+        found.note("member", name, "present", len(ids) - new)
         found.note("member", name, "left out", len(members) - len(ids), "these datasets are not registered here")
 
 
