@@ -73,15 +73,19 @@ def _peer(found: dict | None, figure: str) -> Peer | None:
 
 
 def _lakes(base: Path, count: int) -> tuple:
-    """A site with the datasets, and one of another lake that knows nothing yet."""
+    """A site with the datasets, and one of another lake that knows nothing yet but has its tables, as a new Butler has."""
     from lake import registry
+    from lake.commit import ensure_table
 
     one = _empty(base / "one")
     _records(one, count // DETECTORS)
     registry.register_dataset_types(one, {"raw": (("instrument", "exposure", "detector"), "fits")})
     verdicts = registry.ingest(one, _datasets(one, count), verify=False)
     assert set(verdicts["verdict"].unique().to_pylist()) == {"accepted"}
-    return one, _empty(base / "two")
+    two = _empty(base / "two")
+    for table in ("dataset_type", "collection", "dataset", "instrument", "detector", "physical_filter", "exposure", "visit"):
+        ensure_table(two, table)
+    return one, two
 
 
 def _empty(root: Path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,15 @@ def export_registry(site: Site, directory: str | Path, selection: Selection = EV
     files: dict[str, dict[str, Any]] = {}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with delta.connect() as con:
+        with delta.cursor() as con:
             named = selection.named(site)
             chosen = selection.datasets(con, site)
             con.register("datasets", chosen)
             for table, rows in _referred(con, site, named, chosen).items():
                 files[f"{table}.parquet"] = _write(target / f"{table}.parquet", rows)
             files["dataset.parquet"] = _write(target / "dataset.parquet", _packed(con))
+        with ThreadPoolExecutor(len(files)) as pool:
+            list(pool.map(fsync_file, (target / name for name in files)))
         manifest = {"format": FORMAT, "site": site.name, "files": files}
         write_durable(target / MANIFEST, json.dumps(manifest, indent=1).encode())
     except OSError as error:
@@ -172,7 +175,6 @@ def _write(path: Path, rows: pa.Table | pa.RecordBatchReader) -> dict[str, Any]:
         for batch in rows if isinstance(rows, pa.RecordBatchReader) else rows.to_batches():
             writer.write_batch(batch, row_group_size=BATCH)
             count += batch.num_rows
-    fsync_file(path)
     return {"rows": count, "bytes": path.stat().st_size, "sha256": datastore.checksum(path)}
 
 
