@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import collection, delta, publish, registry
+from lake import collection, delta, fault, publish, registry
 from lake.butler import records
 from lake.butler.arrival import Arrivals, Row, Transfer
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
@@ -59,11 +59,15 @@ def import_butler(
             found.note("dimension", table, verdict, count, reason)
         data_ids = {name: _data_ids(document, kind) for name, kind in types.items() if isinstance(kind, DatasetType)}
         _register(site, types, named, converted, found)
+        fault.point("butler:records")
         for table in ("visit", "exposure", "physical_filter"):
             con.execute(f"CREATE TEMP VIEW known_{table} AS {delta.select(site, table)}")
         ours = _datasets(con, document, types, data_ids, Arrivals(site, document.path.parent, transfer, anywhere), found, progress)
+        fault.point("butler:datasets")
         _note_ids(site, ours)
+        fault.point("butler:ids")
         _tag(site, document, ours, found)
+        fault.point("butler:tags")
         _certify(con, site, document, ours, found)
     return found
 
