@@ -46,7 +46,8 @@ def clean(site: Site, dry_run: bool = False, older_than: float = HORIZON) -> lis
     gone = [leftover for leftover in found if leftover.path not in named]
     for leftover in gone if not dry_run else ():
         with suppress(FileNotFoundError, OSError):  # gone by itself, or a directory that is used again
-            (Path.rmdir if leftover.directory else Path.unlink)(site.path(leftover.path))
+            path = site.path(leftover.path)
+            path.rmdir() if leftover.directory else path.unlink()
     return sorted(gone, key=lambda leftover: leftover.path)
 
 

@@ -15,7 +15,7 @@ import pytest
 from s3_server import serving
 
 import schemas
-from lake import access, datastore, delta, query
+from lake import access, datastore, delta, janitor, query, upkeep
 from lake.objects import ObjectPath, StoreError
 from lake.site import Lake, LakeError, Site
 
@@ -164,6 +164,22 @@ def test_writers_that_race_lose_nothing(lake: Lake) -> None:
         delta.view(con, site, "detector")
         found = [row[0] for row in con.execute("SELECT detector FROM detector ORDER BY 1").fetchall()]
     assert found == list(range(16))
+
+
+def test_upkeep(lake: Lake) -> None:
+    site = lake.site("B")
+    for n in range(45):
+        delta.append(site, "detector", rows([n]), ("writer", n + 1))
+    (site.root / "files" / "x.tmp").write_bytes(b"unfinished, and young")
+    assert upkeep.compact(site, "detector") == 45
+    assert upkeep.sweep(site, "detector") == (0, 0) and upkeep.sweep(site, "detector", hours=0)[0] == 45
+    assert upkeep.cut_log(site, "detector", hours=0) == 20
+    upkeep.tend(site)
+    assert janitor.clean(site) == [] and len(janitor.clean(site, older_than=-5)) == 1
+    assert len(delta.files(site, "detector")) == 1 and delta.transaction_version(site, "detector", "writer") == 45
+    with delta.cursor() as con:
+        found = con.execute(f"SELECT detector FROM ({delta.select(site, 'detector')}) ORDER BY 1").fetchall()
+    assert [row[0] for row in found] == list(range(45))
 
 
 def test_files_are_never_overwritten(lake: Lake, tmp_path: Path) -> None:

@@ -241,6 +241,19 @@ def test_yaml_is_data_only(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+def test_a_file_of_sites_takes_no_credential_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("DRP_S3_ENDPOINT", "http://127.0.0.1:1")
+    file = tmp_path / "sites.yaml"
+    for name in ("$AWS_SECRET_ACCESS_KEY", "${AWS_SECRET_ACCESS_KEY}"):
+        file.write_text(f'sites: {{A: {{root: "s3://b/{name}"}}}}')
+        with pytest.raises(LakeError, match=r"sites.yaml: .AWS_SECRET_ACCESS_KEY names a credential") as refused:
+            read_sites(file)
+        assert SECRET not in str(refused.value)
+    file.write_text('sites: {A: {endpoint: "$DRP_S3_ENDPOINT"}}')
+    assert read_sites(file)["A"]["endpoint"] == "http://127.0.0.1:1"
+
+
 def test_a_few_bytes_of_yaml_stay_a_few_values() -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(12)
