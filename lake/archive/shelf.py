@@ -6,6 +6,7 @@ read back and its members are in ``archive_member``. A file without that row is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,6 +27,8 @@ from lake.sql import statement
 
 #: Below a site's root, or nothing where a directory outside the lake was given.
 FOLDER = "files/archive"
+#: Seconds without a change after which an unfinished bundle in a shared directory has no writer any more.
+STALE = 3600.0
 STORED, DAMAGED, LOST, REPLACED = "stored", "damaged", "lost", "replaced"
 
 
@@ -94,7 +97,8 @@ class Shelf:
         if is_object(self.folder):  # an object is there whole or not at all
             return
         for unfinished in self.folder.glob(f"*/{TEMPORARY}*{SUFFIX}"):
-            unfinished.unlink(missing_ok=True)
+            if not self.location or time.time() - unfinished.stat().st_mtime > STALE:  # another lake may write there now
+                unfinished.unlink(missing_ok=True)
 
     def note(self, *events: Bundle) -> None:
         """Append events of bundles, now."""
