@@ -18,6 +18,8 @@ from lake.objects import ObjectPath
 from lake.site import LakeError, Site, table_dir
 
 ROOTS = ("files", "tables")
+#: Tables that account for files in which no registered dataset is (named.sql).
+NAMING = tuple(table for table in ("parked", "transfer", "tombstone") if table in schemas.tables())
 #: What belongs into a Delta log, and how unfinished files are named (this project's, delta-rs' and its object store's).
 LOG_FILE = r"^(\d{20}\.json|\d{20}\.checkpoint(\.\d+\.\d+)?\.parquet|\d{20}\.crc|_last_checkpoint)$"
 UNFINISHED = r"^(\.tmp-.*|.*#\d+|.*\.tmp)$"
