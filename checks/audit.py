@@ -188,7 +188,7 @@ def _differences(site: Site, spare: float, asked: Iterable[str] = ()) -> tuple[p
     found = storage.listing(site)
     files = storage.registered(site)
     with delta.connect() as con:
-        for table in ("parked", "transfer", "tombstone"):
+        for table in storage.NAMING:
             storage.view(con, site, table)
         con.register("storage", found)
         con.register("registered", files)

@@ -23,8 +23,9 @@ from lake.parquet import partition_of
 from lake.site import Site
 
 #: Tables that are small, or of which only the rows of odd datasets are looked at.
-WHOLE = ("rule", "collection", "quantum", "tombstone")
-PARTLY = ("attempt", "manifest", "transfer", "parked", "certification")
+WHOLE = ("rule", "collection", "quantum")
+BY_DATASET = ("manifest", "parked", "certification", "tombstone")
+PARTLY = ("attempt", "transfer", *BY_DATASET)
 #: Odd datasets that are looked at in one go: bounds the memory.
 AT_ONCE = 250_000
 #: Types of fewer datasets are counted quicker than their sums are looked up and kept.
@@ -103,7 +104,8 @@ class SiteCount:
                 continue
             kind = kinds[0]
             parts = [path for files in self._parts.values() for path in [*files.get(kind, []), ""]]
-            digest = ledger_sum.made_from(con, self.campaign, kind, parts)
+            events = [self._rows(f"{table}_all WHERE dataset_type = {_text(kind)}") for table in BY_DATASET]
+            digest = ledger_sum.made_from(con, self.campaign, kind, [*parts, *map(str, events)])
             damaged = self._damaged and self._holds("SELECT 1 FROM d SEMI JOIN storage_finding USING (path)")
             if kind == "raw":
                 con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM d")
@@ -220,8 +222,8 @@ class SiteCount:
         """
         con = self.con
         con.execute(f"CREATE OR REPLACE TEMP TABLE part AS {sql('part')}", {"parts": parts, "number": number})
-        for table, source in {"expected_dataset": "expected_odd", "dataset": "dataset_odd", "manifest": "manifest_all",
-                              "parked": "parked_all", "certification": "certification_all"}.items():  # fmt: skip
+        sources = {"expected_dataset": "expected_odd", "dataset": "dataset_odd"} | {table: f"{table}_all" for table in BY_DATASET}
+        for table, source in sources.items():
             con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {source} SEMI JOIN part USING (dataset_id)")
         con.execute("CREATE OR REPLACE TEMP TABLE transfer AS FROM transfer_all SEMI JOIN manifest USING (rule_id, path)")
         quanta = "SELECT quantum_id FROM expected_dataset UNION SELECT quantum_id FROM dataset"

@@ -77,7 +77,7 @@ def between(site: Site, first: str, second: str, listing: pa.Table | None = None
             for name, files in (("registered_before", a.files), ("registered_after", b.files)):
                 rows = delta.scan(TABLE, sorted(files))
                 con.execute(f"CREATE TEMP TABLE {name} AS SELECT path, count(*) AS datasets FROM ({rows}) GROUP BY path")
-            for table in ("parked", "transfer"):
+            for table in storage.NAMING:
                 storage.view(con, site, table)
             con.execute(f"CREATE TEMP TABLE named AS {(SQL / 'named.sql').read_text()}")
             con.register("listed", listing)

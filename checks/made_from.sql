@@ -1,5 +1,6 @@
--- made_from: how many events a site's ledger of one dataset type depends on, besides its registered and expected rows.
--- inputs: e, manifest_all, rule, transfer_all, parked_all, certification_all, collection, attempt_count (task, events); $dataset_type
+-- made_from: how many events a site's ledger of one dataset type depends on, besides its registered and expected
+-- rows, and the events that name the type.
+-- inputs: e, manifest_all, rule, transfer_all, collection, attempt_count (task, events); $dataset_type
 -- grain: one row per (what, which). The tables are append-only: the same count is the same rows.
 SELECT 'attempt' AS what, task AS which, events FROM attempt_count SEMI JOIN (SELECT DISTINCT task FROM e) USING (task)
 UNION ALL
@@ -10,10 +11,6 @@ SEMI JOIN (SELECT rule_id FROM manifest_all WHERE dataset_type = $dataset_type) 
 UNION ALL
 SELECT 'transfer', rule_id, count(*) FROM transfer_all
 SEMI JOIN (SELECT rule_id FROM manifest_all WHERE dataset_type = $dataset_type) USING (rule_id) GROUP BY rule_id
-UNION ALL
-SELECT 'parked', '', count(*) FROM parked_all WHERE dataset_type = $dataset_type
-UNION ALL
-SELECT 'certification', '', count(*) FROM certification_all WHERE dataset_type = $dataset_type
 UNION ALL
 SELECT 'collection', '', count(*) FROM collection
 ORDER BY what, which

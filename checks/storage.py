@@ -19,6 +19,8 @@ from lake.objects import ObjectPath
 from lake.site import LakeError, Site, table_dir
 
 ROOTS = ("files", "tables")
+#: Tables that account for files in which no registered dataset is (named.sql).
+NAMING = ("parked", "transfer", "tombstone")
 #: What belongs into a Delta log.
 LOG_FILE = r"^(\d{20}\.json|\d{20}\.checkpoint(\.\d+\.\d+)?\.parquet|\d{20}\.crc|_last_checkpoint)$"
 
