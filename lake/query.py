@@ -86,6 +86,7 @@ class Connection:
             self._con.execute(f"CREATE SCHEMA {identifier(name)}")
         for setting in (
             "TimeZone = 'UTC'",
+            "parquet_metadata_cache = true",
             f"temp_directory = {literal(tempfile.gettempdir() + '/drp-sql')}",
             *([f"search_path = {literal(identifier(self._home) + ',main')}"] if self._home else []),
             f"allowed_directories = [{roots}]",
