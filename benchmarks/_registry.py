@@ -15,7 +15,8 @@ from lake import dimensions, registry
 from lake.site import Lake, Site
 
 DETECTORS = 100
-TRACTS = 10
+#: Visits in a tract: two thousand images.
+VISITS = 20
 TYPE = "bench_image"
 DIMENSIONS = ("instrument", "visit", "detector")
 #: A file system allows some ten thousand names of one file.
@@ -23,7 +24,7 @@ LINKS = 30_000
 
 
 def make(root: Path, visits: int) -> Site:
-    """A lake of one site that knows ``visits`` visits (visit v lies in tract v modulo TRACTS)."""
+    """A lake of one site that knows ``visits`` visits, twenty in each tract."""
     site = Lake.create(root, {"A": {"central": True}}).central
     registry.register_dataset_types(site, {TYPE: (DIMENSIONS, "json")})
     number = np.arange(visits)
@@ -32,13 +33,13 @@ def make(root: Path, visits: int) -> Site:
     insert(site, "physical_filter", {"instrument": ["Cam"], "physical_filter": ["r_cam"], "band": ["r"]})
     night = {"instrument": "Cam", "day_obs": 20260101, "physical_filter": "r_cam", "band": "r", "exposure_time": 30.0}
     insert(site, "exposure", night | {"exposure": number, "observation_type": "science"})
-    place = {"mjd_mid": 6e4 + number / 2000, "ra": 2.0 * (number % TRACTS), "dec": 0.0}
+    place = {"mjd_mid": 6e4 + number / 2000, "ra": 2.0 * (number // VISITS % 180), "dec": 0.0}
     insert(site, "visit", night | {"visit": number, "exposure": number} | place)
     visit, detector = np.repeat(number, DETECTORS), np.tile(np.arange(DETECTORS), visits)
     insert(
         site,
         "visit_detector_patch",
-        {"instrument": "Cam", "visit": visit, "detector": detector, "skymap": "sky", "tract": visit % TRACTS, "patch": 0},
+        {"instrument": "Cam", "visit": visit, "detector": detector, "skymap": "sky", "tract": visit // VISITS, "patch": 0},
     )
     return site
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,11 +35,22 @@ MODES = ("copy", "link", "move", "direct")
 #: Files that are made durable and registered together.
 BATCH = 5000
 THREADS = min(8, 2 * (os.cpu_count() or 1))
+#: Files that a thread takes from the queue at once.
+AT_ONCE = 50
 RESULT = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string()), ("path", pa.string())])
 
 
 class IntakeError(LakeError):
     """Files cannot be taken in as they are given; the message names the first and the remedy."""
+
+
+class _Known(NamedTuple):
+    """A dataset that is registered already."""
+
+    path: str
+    checksum: str
+    bytes: int
+    file_checksum: str
 
 
 @dataclass
@@ -49,7 +60,7 @@ class _File:
     source: str
     path: str
     expected: str | None
-    known: tuple[str, str, int, str] | None
+    known: _Known | None
     temporary: str = ""
     bytes: int = 0
     checksum: str = ""
@@ -121,10 +132,10 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
 def _batch(site: Site, rows: pa.Table, mode: Mode) -> pa.Table:
     known = _known(site, rows)
     ids = rows["dataset_id"].to_pylist()
-    columns = (rows[c].to_pylist() for c in ("source", "path", "checksum"))
-    files = [_File(source, path, given, known.get(i)) for i, source, path, given in zip(ids, *columns, strict=True)]
+    sources, paths, sums = (rows[c].to_pylist() for c in ("source", "path", "checksum"))
+    files = [_File(source, path, sha, known.get(i)) for i, source, path, sha in zip(ids, sources, paths, sums, strict=True)]
     with ThreadPoolExecutor(THREADS, thread_name_prefix="intake") as pool:
-        list(pool.map(lambda file: _attempt(site, file, mode), files))
+        list(pool.map(lambda begin: _attempt(site, files[begin : begin + AT_ONCE], mode), range(0, len(files), AT_ONCE)))
         fault.point("intake:copied")
         _sync(site)
         for file in files:
@@ -137,41 +148,41 @@ def _batch(site: Site, rows: pa.Table, mode: Mode) -> pa.Table:
         verdicts = _register(site, rows, files, coming)
         fault.point("intake:registered")
         for file, verdict in zip(files, verdicts["verdict"].to_pylist(), strict=True):
-            if verdict == "rejected" and file.new and (file.known is None or file.known[0] != file.path):
+            if verdict == "rejected" and file.new and (file.known is None or file.known.path != file.path):
                 site.path(file.path).unlink(missing_ok=True)
             elif mode == "move" and verdict in ("accepted", "present", "parked"):
                 with suppress(FileNotFoundError):
                     os.unlink(file.source)  # noqa: PTH108
                 fault.point("intake:moved")
-    return verdicts.append_column("path", pa.array([f.known[0] if f.known else f.path for f in files], pa.string()))
+    return verdicts.append_column("path", pa.array([f.known.path if f.known else f.path for f in files], pa.string()))
 
 
-def _known(site: Site, rows: pa.Table) -> dict[str, tuple[str, str, int, str]]:
-    """(path, checksum, bytes, checksum of the file) of those datasets that are registered already, by id."""
+def _known(site: Site, rows: pa.Table) -> dict[str, _Known]:
+    """Those datasets that are registered already, by id."""
     with delta.cursor() as con:
         con.register("given", rows.select(["dataset_id"]))
         con.execute(f"CREATE TEMP VIEW held AS {registry.candidates(site, rows)}")
         held = con.sql(
             "SELECT dataset_id, path, checksum, file_bytes, file_checksum FROM held SEMI JOIN given USING (dataset_id)"
         ).fetchall()
-    return {i: (path, checksum, size, file_checksum) for i, path, checksum, size, file_checksum in held}
+    return {dataset_id: _Known(*known) for dataset_id, *known in held}
 
 
-def _attempt(site: Site, file: _File, mode: Mode) -> None:
-    try:
-        _read(site, file, mode)
-    except OSError as error:
-        file.reason = f"{file.source}: {os.strerror(error.errno) if error.errno else error}"
-    except LakeError as error:
-        file.reason = str(error)
+def _attempt(site: Site, files: list[_File], mode: Mode) -> None:
+    for file in files:
+        try:
+            _read(site, file, mode)
+        except OSError as error:
+            file.reason = f"{file.source}: {os.strerror(error.errno) if error.errno else error}"
+        except LakeError as error:
+            file.reason = str(error)
 
 
 def _read(site: Site, file: _File, mode: Mode) -> None:
     """Read a source; write it under a temporary name, unless it is in place, registered already or not as expected."""
     if file.known and mode == "move" and not Path(file.source).exists():
-        path, _, size, checksum = file.known
-        file.reason = datastore.check(site, path, size, checksum)  # it was moved before
-        file.checksum = checksum
+        file.checksum = file.known.file_checksum
+        file.reason = datastore.check(site, file.known.path, file.known.bytes, file.checksum)  # None: it was moved before
         return
     if mode == "direct":
         file.path = site.relative(Path(file.source).absolute())
@@ -182,9 +193,9 @@ def _read(site: Site, file: _File, mode: Mode) -> None:
     file.checksum = hashlib.sha256(data).hexdigest() if whole else datastore.checksum(file.source)
     if file.expected not in (None, file.checksum):
         file.reason = f"{file.source} has the checksum {file.checksum}, {file.expected} was expected; the source is damaged"
-    elif file.known and file.known[1] != file.checksum:
-        file.reason = f"registered with checksum {file.known[1]} ({file.known[0]}), {file.source} has {file.checksum}"
-    elif file.known and (problem := datastore.check(site, file.known[0], file.known[2], file.known[3])):
+    elif file.known and file.known.checksum != file.checksum:
+        file.reason = f"registered with checksum {file.known.checksum} ({file.known.path}), {file.source} has {file.checksum}"
+    elif file.known and (problem := datastore.check(site, file.known.path, file.known.bytes, file.known.file_checksum)):
         file.reason = f"is registered, but {problem}; drp run heals it"
     elif not file.known and mode != "direct":
         target = str(site.path(file.path))
@@ -221,7 +232,7 @@ def _place(site: Site, file: _File) -> None:
     try:
         for path in (file.path, datastore.alternative(file.path, file.checksum)):
             try:
-                os.link(file.temporary, site.path(path))  # never in the place of another
+                os.link(file.temporary, f"{site.root}/{path}")  # never in the place of another
                 file.path, file.new = path, True
                 return
             except FileExistsError:

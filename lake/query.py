@@ -82,6 +82,7 @@ class Connection:
             self._con.execute(f"CREATE SCHEMA {identifier(name)}")
         for setting in (
             "TimeZone = 'UTC'",
+            "parquet_metadata_cache = true",
             f"temp_directory = {literal(f'{tempfile.gettempdir()}/drp-sql-{uuid.uuid4().hex}')}",
             *([f"search_path = {literal(identifier(self._home) + ',main')}"] if self._home else []),
             f"allowed_directories = [{roots}]",

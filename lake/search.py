@@ -15,7 +15,7 @@ from lake.query import Connection, connect, identifier
 from lake.region import LARGEST, Region, vectors
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
-from lake.where import RECORDS, Condition, parse
+from lake.where import RECORDS, SKY, Condition, parse
 
 ORDER = ("dataset_type", "run", *schemas.DATA_ID, "dataset_id")
 #: Footprints: the table, and the data ID columns that it has corners for.
@@ -88,10 +88,12 @@ def look(
     joins = "".join(f" LEFT JOIN {table} ON {_equal(table)}" for table in sorted(condition.records))
     test = " AND ".join(f"({each})" for each in tests)
     if condition.on_sky:
-        steps = f"{steps or 'WITH '}{', ' if steps else ''}{'' if steps else f'chosen AS {chosen}, '}"
-        steps += f"placed AS ({statement('placed_datasets')})"
-        hits = f"SELECT d.dataset_id FROM placed d{joins} WHERE {test}"
-        found = f"{steps} SELECT d.* FROM chosen d SEMI JOIN ({hits}) hit USING (dataset_id)"
+        steps = f"{steps}, " if steps else f"WITH chosen AS NOT MATERIALIZED {chosen}, "
+        own = ", ".join(f"if(d.imaged, NULL, d.{c}) AS {c}" for c in SKY)
+        found = (
+            f"{steps}placed AS NOT MATERIALIZED ({statement('placed_datasets')}) "
+            f"SELECT DISTINCT d.* EXCLUDE (imaged) REPLACE ({own}) FROM placed d{joins} WHERE {test}"
+        )
     else:
         found = f"{steps} SELECT d.* FROM {chosen} d{joins} WHERE {test}"
     order = ", ".join([*ORDER, *(["collection"] if collections else [])])
