@@ -145,19 +145,15 @@ def _referred(
 
 def _packed(con: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
     """Datasets in the form that is written: null where a value is that of another column, hexadecimal text as bytes."""
-    plain = {
-        "checksum": "checksum",
-        "file_checksum": "nullif(file_checksum, checksum)",
-        "quantum_id": "replace(quantum_id, '-', '')",
-    }
-    digits = {"checksum": 64, "file_checksum": 64, "quantum_id": 32}
+    values = {"checksum": "checksum", "file_checksum": "nullif(file_checksum, checksum)", "quantum_id": "quantum_id"}
+    forms = {"quantum_id": "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"}
     regular = con.sql(
         "SELECT "
-        + ", ".join(f"ifnull(bool_and(regexp_full_match({plain[c]}, '[0-9a-f]{{{n}}}')), true)" for c, n in digits.items())
+        + ", ".join(f"ifnull(bool_and(regexp_full_match({v}, '{forms.get(c, '[0-9a-f]{64}')}')), true)" for c, v in values.items())
         + " FROM datasets"
     ).fetchall()[0]
-    packed = {c: f"unhex({plain[c]})" for c, whole in zip(digits, regular, strict=True) if whole}
-    packed = {"file_checksum": plain["file_checksum"], "file_bytes": "nullif(file_bytes, bytes)", **packed}
+    packed = {c: f"unhex(replace({values[c]}, '-', ''))" for c, whole in zip(values, regular, strict=True) if whole}
+    packed = {"file_checksum": values["file_checksum"], "file_bytes": "nullif(file_bytes, bytes)", **packed}
     listed = ", ".join(f"{packed[c]} AS {c}" if c in packed else c for c in COLUMNS)
     return con.sql(f"SELECT {listed} FROM datasets").to_arrow_reader(BATCH)
 
@@ -233,8 +229,7 @@ def _unpacked(rows: pa.Table) -> pa.Table:
         for field in rows.schema:
             value = f'"{field.name}"'
             if pa.types.is_binary(field.type) or pa.types.is_fixed_size_binary(field.type):
-                value = f"lower(hex({value}))"
-                value = _uuid(value) if field.name == "quantum_id" else value
+                value = _uuid(value) if field.name == "quantum_id" else f"lower(hex({value}))"
             restored.append(f'{value} AS "{field.name}"')
         con.execute(f"CREATE TEMP VIEW unpacked AS SELECT {', '.join(restored)} FROM packed")
         whole: pa.Table = con.sql(
@@ -249,9 +244,8 @@ def _bytes(text: str) -> str:
     return f"unhex(replace({text}, '-', ''))"
 
 
-def _uuid(digits: str) -> str:
-    parts = [f"substr({digits}, {start}, {length})" for start, length in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))]
-    return " || '-' || ".join(parts)
+def _uuid(blob: str) -> str:
+    return f"hex({blob})::UUID::VARCHAR"
 
 
 def _members(site: Site, tables: dict[str, pa.Table], here: pa.ChunkedArray, found: Outcomes) -> None:
@@ -261,8 +255,7 @@ def _members(site: Site, tables: dict[str, pa.Table], here: pa.ChunkedArray, fou
         con.register("members", tables["association"])
         con.register("here", pa.table({"dataset_id": here}))
         members = con.sql(
-            f"SELECT * FROM (SELECT collection, {_uuid('lower(hex(dataset_id))')} AS dataset_id FROM members) "
-            "SEMI JOIN here USING (dataset_id)"
+            f"SELECT * FROM (SELECT collection, {_uuid('dataset_id')} AS dataset_id FROM members) SEMI JOIN here USING (dataset_id)"
         ).to_arrow_table()
     for name in sorted(members["collection"].unique().to_pylist()):
         mine = members.filter(pc.equal(members["collection"], name))["dataset_id"].to_pylist()

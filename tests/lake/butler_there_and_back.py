@@ -40,6 +40,14 @@ def flat_at(butler: Butler, mjd: float) -> str | None:
     return None if found is None else str(found.id)
 
 
+def refusal(butler: Butler, ref: Any) -> str:
+    try:
+        butler.get(ref)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "was read"
+
+
 def square(ra: float, dec: float, size: float) -> list[Any]:
     points = [(ra, dec), (ra + size, dec), (ra + size, dec + size), (ra, dec + size)]
     polygon = ConvexPolygon([UnitVector3d(LonLat.fromDegrees(*p)) for p in points])
@@ -67,6 +75,7 @@ def main(export: str, in_place: str, root: str, out: str) -> None:
         "tagged": [str(r.id) for r in butler.registry.queryDatasets("raw", collections="c/good")],
         "chain": list(butler.collections.get_info("c/all").children),
         "validity": [[str(a.ref.id), *(t and t.tai.mjd for t in (a.timespan.begin, a.timespan.end))] for a in validity],
+        "images": sorted({refusal(butler, r) for r in refs if r.datasetType.storageClass_name not in readable}),
         "flat_at_60020": flat_at(butler, 60020.0),
         "flat_at_60040": flat_at(butler, 60040.0),
         "times": {r.id: [r.timespan.begin.tai.mjd, r.timespan.end.tai.mjd] for r in butler.query_dimension_records("exposure")},

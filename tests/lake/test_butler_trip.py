@@ -78,6 +78,13 @@ def test_the_butler_reads_tables_and_json(lake: Lake, there: tuple[dict[str, Any
             assert {name: content[name] for name in rows} == rows
 
 
+def test_a_butler_without_pipelines_holds_images_and_refuses_to_read_them(
+    there: tuple[dict[str, Any], Path],
+) -> None:
+    said = there[0]["images"]
+    assert len(said) == 7 and all(text.startswith("ValueError: Failure from formatter") for text in said), said
+
+
 def test_tags_chains_and_validity_are_right_there(lake: Lake, there: tuple[dict[str, Any], Path]) -> None:
     ours, seen = datasets(lake.central), there[0]
     raws = {i for i, row in ours.items() if row["dataset_type"] == "raw" and row["detector"] == 1}
