@@ -19,12 +19,13 @@ outcome AS (
     GROUP BY a.quantum_id
 ),
 rule_now AS (
-    FROM rule QUALIFY row_number() OVER (PARTITION BY rule_id ORDER BY noted_at DESC) = 1
+    FROM rule QUALIFY row_number() OVER (PARTITION BY rule_id ORDER BY revision DESC, noted_at DESC) = 1
 ),
 transfer_now AS (
     FROM transfer QUALIFY row_number() OVER (
-        PARTITION BY rule_id, path ORDER BY noted_at DESC, attempt DESC,
-        list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC) = 1
+        PARTITION BY rule_id, path ORDER BY attempt DESC,
+        list_position(['queued', 'copying', 'arrived', 'verified', 'parked', 'failed', 'ingested', 'deleted'], state) DESC,
+        noted_at DESC) = 1
 ),
 parked_now AS (
     SELECT *, record ->> 'checksum' AS checksum
@@ -47,7 +48,8 @@ moved AS (
         (m.record ->> 'detector')::INTEGER AS detector, (m.record ->> 'tract')::INTEGER AS tract
     FROM manifest m JOIN rule_now r USING (rule_id)
     WHERE starts_with(m.record ->> 'run', $campaign || '/')
-    QUALIFY row_number() OVER (PARTITION BY m.dataset_id ORDER BY r.noted_at DESC, m.rule_id) = 1
+      AND (r.state <> 'EXPIRED' OR m.dataset_id IN (SELECT dataset_id FROM held))  -- what has had its time may be gone
+    QUALIFY row_number() OVER (PARTITION BY m.dataset_id ORDER BY r.state = 'EXPIRED', r.noted_at DESC, m.rule_id) = 1
 ),
 refused AS (  -- what waits or was refused, unless the very content that was refused is registered by now
     SELECT p.* FROM parked_now p LEFT JOIN held h USING (dataset_id)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake import registry, transfer_log
+from lake import quota, registry, transfer_log
 from lake.companions import copy_companions
 from lake.fault import point
 from lake.ingester import ingest
+from lake.link import Links, reachable
 from lake.query import connect
-from lake.replicas import File, elsewhere, order
-from lake.rule import OK, REPLICATING, STUCK, Rule, only_types, write_rules
+from lake.replicas import File, elsewhere, misplaced, order
+from lake.rule import ANY, OK, REPLICATING, STUCK, SUSPENDED, Rule, note, only_types
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
 from lake.transfer import WORKERS, Delivery, deliver
@@ -26,6 +27,8 @@ from lake.transfer_log import Event
 
 #: Files per entry of "copying" events; many, because each entry is a commit.
 BLOCK = 5000
+#: A rule that has been STUCK for so long is SUSPENDED until an operator looks at it (Rucio's figure).
+PATIENCE = timedelta(days=14)
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,15 @@ class Policy:
 
 @dataclass
 class Wanted:
-    """A file to be brought, for all rules that want it. ``replicas`` are (site, path) still to be tried, best first."""
+    """A file to be brought, for all rules that want it. ``replicas`` are (site, path) still to be tried, best first.
+
+    ``known`` is the failure that the log tells of already.
+    """
 
     file: File
     rules: list[Rule]
     attempt: int
+    known: str | None = None
     queued: list[Rule] = field(default_factory=list)
     replicas: list[tuple[str, str]] = field(default_factory=list)
 
@@ -55,7 +62,7 @@ class Haul:
     """
 
     def __init__(self, lake: Lake, site: Site, rules: Sequence[Rule], policy: Policy) -> None:
-        self.lake, self.site, self.policy = lake, site, policy
+        self.lake, self.site, self.policy, self.links = lake, site, policy, Links(lake)
         self.rules = {rule.rule_id: rule for rule in rules}
         self.damaged: dict[tuple[str, str], str] = {}
         self.brought: dict[str, int] = {}
@@ -68,7 +75,14 @@ class Haul:
             self._send_ahead(waiting)
             ingest(site)
             self.outstanding = self._outstanding()
-        self.wanted = self._wanted()
+        wanted = self._wanted()
+        needs: dict[str, dict[str, int]] = {}
+        for entry in wanted:
+            for rule in entry.rules:
+                needs.setdefault(rule.rule_id, {})[entry.file.path] = entry.file.bytes
+        self.stalled = quota.stalled(site, sorted(self.rules.values(), key=_urgency), needs)
+        wanted = [entry for entry in wanted if any(rule.rule_id not in self.stalled for rule in entry.rules)]
+        self.wanted = {entry.file.path: entry for entry in sorted(wanted, key=lambda e: _urgency(min(e.rules, key=_urgency)))}
 
     def close(self) -> None:
         self._con.close()
@@ -76,39 +90,40 @@ class Haul:
     def _outstanding(self) -> pa.Table:
         return self._con.table(statement("manifest_outstanding"), {"rules": list(self.rules)})
 
-    def _wanted(self) -> dict[str, Wanted]:
+    def _wanted(self) -> list[Wanted]:
         """Files to be brought: not those that only wait for a dimension record, or that something keeps out."""
         wanted: dict[str, Wanted] = {}
         for row in self.outstanding.drop_columns(["record"]).to_pylist():
             if _obstacle(row, self.site) is not None:
                 continue
             rule = self.rules[row["rule_id"]]
-            file = File(row["path"], row["file_bytes"], row["file_checksum"], row["dataset_id"])
-            entry = wanted.setdefault(file.path, Wanted(file, [], 0))
+            entry = wanted.get(row["path"])
+            if entry is None:
+                file = File(row["path"], row["file_bytes"], row["file_checksum"], row["dataset_id"])
+                entry = wanted[file.path] = Wanted(file, [], 0)
             if entry.rules[-1:] != [rule]:  # rows come by path, then rule: many datasets share a file
                 entry.rules.append(rule)
-                if (rule.source, file.path) not in entry.replicas:
-                    entry.replicas.append((rule.source, file.path))
                 if row["state"] is None:
                     entry.queued.append(rule)
             entry.attempt = max(entry.attempt, row["attempt"])
-        return wanted
+            entry.known = row["reason"] if row["state"] == "failed" else entry.known
+        return list(wanted.values())
 
     def move(self) -> Iterator[int]:
         """Bring the files; yields how many are done with (brought, or given up), as it goes."""
         if not self.wanted:
             return
         waiting = {rule.rule_id: rule for entry in self.wanted.values() for rule in entry.rules}
-        idle = [rule for rule in waiting.values() if rule.state != REPLICATING]
-        write_rules(self.site, [replace(rule, state=REPLICATING, reason=None) for rule in idle])
+        note(self.site, [replace(rule, state=REPLICATING, reason=None) for rule in waiting.values() if rule.state != REPLICATING])
         left = self._with_companions()
         yield len(self.wanted) - len(left)
         for attempt in range(self.policy.rounds):
+            if attempt and left:
+                time.sleep(self.policy.backoff * 2 ** (attempt - 1))
+            given, left = left, self._look_around(left, first=not attempt)
+            yield len(given) - len(left)
             if not left:
                 break
-            if attempt:
-                time.sleep(self.policy.backoff * 2 ** (attempt - 1))
-                self._look_elsewhere(left)
             failed: list[Wanted] = []
             queue = iter(left)
             while block := list(islice(queue, BLOCK)):
@@ -129,24 +144,39 @@ class Haul:
         events: list[Event] = []
         done: set[tuple[str, str]] = set()
         for row in self.outstanding.drop_columns(["record"]).to_pylist():
+            if row["rule_id"] in self.stalled:
+                continue
             obstacle, key = _obstacle(row, self.site), (row["rule_id"], row["path"])
             why = obstacle or row["reason"] or f"not ingested ({row['state'] or 'queued'})"
             reasons.setdefault(row["rule_id"], []).append(f"{row['path']}: {why}")
             noted = row["parked"] is not None or (row["state"], row["reason"]) == ("failed", why[:512])
             if obstacle and not noted and key not in done:
                 done.add(key)
-                rule = self.rules[row["rule_id"]]
-                events.append(Event(*key, rule.source, self.site.name, "failed", row["attempt"], row["file_bytes"], reason=why))
+                rule, attempt = self.rules[row["rule_id"]], row["attempt"] + 1
+                events.append(Event(*key, rule.source, self.site.name, "failed", attempt, row["file_bytes"], reason=why))
         transfer_log.write(self.site, events)
-        after = []
-        for rule in self.rules.values():
-            said = sorted(set(reasons.get(rule.rule_id, [])))
-            more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
-            after.append(replace(rule, state=STUCK if said else OK, reason=(said[0][:480] + more) if said else None))
         moved = {rule.rule_id for entry in self.wanted.values() for rule in entry.rules}
-        write_rules(self.site, [rule for rule in after if rule != self.rules[rule.rule_id] or rule.rule_id in moved])
+        after = [self._verdict(rule, sorted(set(reasons.get(rule.rule_id, [])))) for rule in self.rules.values()]
+        after = note(self.site, after, moved)
         point("movement:concluded")
         return after
+
+    def _verdict(self, rule: Rule, reasons: list[str]) -> Rule:
+        """The rule as it stands after the run."""
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        reason = f"{reasons[0][:480]}{more}" if reasons else self.stalled.get(rule.rule_id)
+        if reason is None and rule.source != ANY and not (rule.once and rule.manifest_at) and not self._reachable(rule.source):
+            reason = f"{rule.source} cannot be reached: what it has for this rule is not known"
+        if reason is None:
+            return replace(rule, state=OK, reason=None, stuck_since=None)
+        now = datetime.now(UTC)
+        since = min(rule.stuck_since or now, now)  # a clock that jumped back must not stop the count
+        if now - since > PATIENCE:
+            return replace(rule, state=SUSPENDED, reason=f"STUCK for {PATIENCE.days} days: {reason}"[:512], stuck_since=None)
+        return replace(rule, state=STUCK, reason=reason, stuck_since=since)
+
+    def _reachable(self, name: str) -> bool:
+        return reachable(self.lake.site(name))
 
     def _with_companions(self) -> list[Wanted]:
         """Send ahead what the datasets refer to; returns the files of the rules for which that went well."""
@@ -158,9 +188,15 @@ class Haul:
             if reason is None:
                 left.append(entry)
             else:
-                events += self._events(entry, "failed", entry.replicas[0][0], entry.attempt + 1, reason=reason)
+                events += self._given_up(entry, entry.rules[0].source, reason)
         transfer_log.write(self.site, events)
         return left
+
+    def _given_up(self, entry: Wanted, source: str, reason: str) -> list[Event]:
+        """A file that need not be tried; said once."""
+        if entry.known == reason[:512]:
+            return []
+        return self._events(entry, "failed", source, entry.attempt + 1, reason=reason)
 
     def _send_ahead(self, rows: pa.Table) -> dict[str, str]:
         """Copy what the datasets of manifest rows refer to; returns the reason by source for which that is refused."""
@@ -168,27 +204,47 @@ class Haul:
         sources = {rule_id: self.rules[rule_id].source for rule_id in rows["rule_id"].unique().to_pylist()}
         for source in sorted(set(sources.values())):
             ids = pa.array([rule_id for rule_id, name in sources.items() if name == source])
-            records = rows.filter(pc.is_in(rows["rule_id"], ids))["record"]
+            datasets = registry.from_records(rows.filter(pc.is_in(rows["rule_id"], ids))["record"])
+            givers = [name for name in self.lake.sites if name != self.site.name] if source == ANY else [source]
             try:
-                copy_companions(self.lake.site(source), self.site, registry.from_records(records))
+                for giver in givers:
+                    if self._reachable(giver):
+                        copy_companions(self.lake.site(giver), self.site, datasets)
             except LakeError as error:
                 refused[source] = str(error)
         return refused
 
-    def _look_elsewhere(self, left: Sequence[Wanted]) -> None:
-        """Give files whose replicas have all failed those of other sites; failing those, the rules' own once more."""
+    def _look_around(self, left: Sequence[Wanted], first: bool) -> list[Wanted]:
+        """Give files the replicas to try next: the rules' own first, then those of other sites, then the own once more.
+
+        Returns the files that have one at a site which can be reached; of the others it is noted that they have none.
+        """
+        there = {name for name in self.lake.sites if self._reachable(name)}
+        own = {
+            entry.file.path: [(rule.source, entry.file.path) for rule in entry.rules if rule.source in there] for entry in left
+        }  # fmt: skip
+        for entry in left if first else ():
+            entry.replicas = list(dict.fromkeys(own[entry.file.path]))
         empty = [entry for entry in left if not entry.replicas]
         found = elsewhere(self.lake, self.site, [entry.file for entry in empty])
         for entry in empty:
             others = [replica for replica in found.get(entry.file.path, []) if replica not in self.damaged]
-            entry.replicas = others or [(rule.source, entry.file.path) for rule in entry.rules]
+            entry.replicas = others or own[entry.file.path]
+        events: list[Event] = []
+        for entry in left:
+            if not entry.replicas:
+                source = entry.rules[0].source
+                gone = "" if source == ANY else f"{source} cannot be reached, and "
+                events += self._given_up(entry, source, f"{gone}no other site has a replica that could serve")
+        transfer_log.write(self.site, events)
+        return [entry for entry in left if entry.replicas]
 
     def _deliver(self, block: Sequence[Wanted]) -> Iterator[list[Delivery]]:
         events, orders = [], []
         for entry in block:
             source, replica = entry.replicas.pop(0)
             entry.attempt += 1
-            orders.append(order(self.lake, self.site, entry.file, source, replica))
+            orders.append(order(self.lake, self.site, entry.file, source, replica, self.links))
             if entry.queued:
                 queued = replace(entry, rules=entry.queued)
                 events += self._events(queued, "queued", source, entry.attempt)
@@ -203,30 +259,39 @@ class Haul:
         events, good = [], 0
         for each in deliveries:
             entry, source = self.wanted[each.order.path], each.order.source
-            if each.error is not None:
-                if each.replica_bad:
-                    self.damaged[source, self.lake.site(source).relative(each.order.replica)] = each.error
-                events += self._events(entry, "failed", source, entry.attempt, each.seconds, each.error, each.at)
+            if each.done is None:
+                error = each.error
+                if not self._reachable(source):
+                    error = f"{source} cannot be reached"
+                elif each.replica_bad:
+                    self.damaged[source, self.lake.site(source).relative(each.order.replica)] = each.error or ""
+                events += self._events(entry, "failed", source, entry.attempt, each.seconds, error, None, each.at)
                 continue
             good += 1
             self.brought[entry.file.path] = entry.file.bytes
-            events += self._events(entry, "arrived", source, entry.attempt, each.seconds, None, each.at)
+            adler32 = each.done.adler32
+            events += self._events(entry, "arrived", source, entry.attempt, each.seconds, None, adler32, each.at)
             later = each.at + timedelta(microseconds=1)
-            events += self._events(entry, "verified", source, entry.attempt, each.seconds, None, later)
+            events += self._events(entry, "verified", source, entry.attempt, each.seconds, None, adler32, later)
         transfer_log.write(self.site, events)
         point("movement:verified")
         return good
 
     def _events(
         self, entry: Wanted, state: str, source: str, attempt: int, seconds: float | None = None,
-        reason: str | None = None, at: datetime | None = None,
+        reason: str | None = None, adler32: str | None = None, at: datetime | None = None,
     ) -> list[Event]:  # fmt: skip
         """The same transition of a file under every rule that wants it."""
         file = entry.file
         return [
-            Event(rule.rule_id, file.path, source, self.site.name, state, attempt, file.bytes, seconds, reason, at)
+            Event(rule.rule_id, file.path, source, self.site.name, state, attempt, file.bytes, seconds, reason, adler32, at)
             for rule in entry.rules
         ]
+
+
+def _urgency(rule: Rule) -> tuple[int, str]:
+    """Rules sort by this: higher priority first, then by name."""
+    return (-rule.priority, rule.name)
 
 
 def _obstacle(row: dict[str, Any], site: Site) -> str | None:
@@ -237,4 +302,4 @@ def _obstacle(row: dict[str, Any], site: Site) -> str | None:
         return f"another file is registered at {site.name} under this path (sha256 {row['occupied']})"
     if row["parked"] is not None:
         return f"parked: {row['parked']}"
-    return None
+    return misplaced(site, row["path"])

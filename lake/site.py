@@ -125,8 +125,12 @@ class Lake:
     sites: dict[str, Site]
 
     @classmethod
-    def create(cls, root: str | Path, sites: Mapping[str, Mapping[str, Any] | None]) -> Lake:
+    def create(
+        cls, root: str | Path, sites: Mapping[str, Mapping[str, Any] | None], links: Mapping[str, Any] | None = None
+    ) -> Lake:
         """Make a new lake; ``sites`` maps a name to {central, cores, memory_gb, storage_tb}; one of them is central.
+
+        ``links`` are limits between sites (lake/link.py).
 
         Nothing is left behind when it is refused (LakeError): lake.yaml is written last.
         """
@@ -135,7 +139,10 @@ class Lake:
             raise LakeError(f"{root}: the path of a lake may not hold {' '.join(found)} (choose another directory)")
         if (root / CONFIG).exists():
             raise LakeError(f"{root} is already a lake; open it, or choose another directory")
+        from lake.link import parse
+
         lake = cls(root, _parse(root, sites))
+        parse(links or {}, lake.sites)
         try:
             root.mkdir(parents=True, exist_ok=True)
             for site in lake.sites.values():
@@ -145,7 +152,8 @@ class Lake:
                 else:
                     for sub in ("files", "tables", "publish"):
                         (site.root / sub).mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump({"sites": {n: dict(o or {}) for n, o in sites.items()}}, sort_keys=False)
+            document = {"sites": {n: dict(o or {}) for n, o in sites.items()}} | ({"links": dict(links)} if links else {})
+            text = yaml.safe_dump(document, sort_keys=False)
             write_durable(root / CONFIG, text.encode())
         except StoreError as error:
             raise LakeError(str(error)) from None
@@ -176,6 +184,11 @@ class Lake:
 
 def read_sites(path: str | Path) -> dict[str, dict[str, Any]]:
     """The ``sites`` section of a YAML file; LakeError names the file and the line or key that is wrong."""
+    return read_config(path)["sites"]
+
+
+def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The sections of a YAML file of a lake: ``sites`` and, perhaps, ``links``; LakeError as read_sites()."""
     try:
         content = yaml.safe_load(os.path.expandvars(Path(path).read_text()))
     except OSError as error:
@@ -184,9 +197,12 @@ def read_sites(path: str | Path) -> dict[str, dict[str, Any]]:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise LakeError(f"{path}{line}: is not YAML ({getattr(error, 'problem', None) or error})") from None
-    if not isinstance(content, dict) or set(content) != {"sites"} or not isinstance(content["sites"], dict):
-        raise LakeError(f"{path}: must hold the key 'sites' and nothing else: a mapping of site name to its options")
-    return content["sites"]
+    if not isinstance(content, dict) or "sites" not in content or set(content) - {"sites", "links"}:
+        raise LakeError(f"{path}: must hold the key 'sites' (and may hold 'links') and nothing else")
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            raise LakeError(f"{path}: {key} must be a mapping of {'site name' if key == 'sites' else 'link'} to its options")
+    return content
 
 
 def _parse(root: Path, sites: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Site]:

@@ -1,6 +1,8 @@
 """The transfer log of a site: every transition of every file that comes here, append-only.
 
-queued -> copying -> arrived -> verified -> ingested | parked, or failed (with the reason) and copying again.
+queued -> copying -> arrived -> verified -> ingested | parked, or failed (with the reason) and copying again; deleted when
+the lifetime of its rule is over. What a file's latest event is, its attempt and state decide (transfer_now.sql), never the
+clock: clocks jump back, and events may be written twice or late. So a state follows only lower ones of the same attempt.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from lake.site import Site
 
 @dataclass(frozen=True)
 class Event:
-    """One transition of one file under one rule; ``at`` is now where it is not given."""
+    """One transition of one file under one rule; ``noted_at`` is now where it is not given."""
 
     rule_id: str
     path: str
@@ -29,6 +31,7 @@ class Event:
     bytes: int
     seconds: float | None = None
     reason: str | None = None
+    adler32: str | None = None
     noted_at: datetime | None = None
 
 

@@ -57,6 +57,7 @@ class Campaign:
 
 KEYS = {
     "name", "description", "instrument", "skymap", "sites", "simulate", "raws", "config", "attempts", "tolerate", "workers",
+    "rules",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lake import movement
-from lake.rule import OK
+from lake.rule import EXPIRED, OK, STUCK, SUSPENDED
 from lake.site import Lake, LakeError
 from pipelines import definition, execute, heal, inception, placement, software
 from pipelines.campaign import Campaign, CampaignError
@@ -189,17 +189,27 @@ class Driver:
         self.outcome.problems += healed.hopeless
 
     def _move(self, phase: str) -> None:
+        central = self.lake.central.name
+        if phase == placement.OWN:
+            specs = placement.own_rules(self.lake, self.pipeline, self.campaign)
+        else:
+            specs = placement.rules(phase, self.pipeline, self.campaign, central)
+        if not specs:
+            return
         self.progress.phase(phase)
-        rules = movement.add_rules(self.lake, placement.rules(phase, self.pipeline, self.campaign, self.lake.central.name))
+        rules = movement.add_rules(self.lake, specs)
         idle = all(rule.state == OK for rule in rules)
         if not idle:
-            self._event(phase, self.lake.central.name, "running")
+            self._event(phase, central, "running")
         report = movement.run_rules(self.lake, rules, functools.partial(self.progress.update, "movement", phase))
         self.outcome.files_moved += report.files
-        for rule in report.stuck:
-            self.outcome.problems.append(f"rule {rule.name} is STUCK: {rule.reason}; look with drp transfers")
-        if not idle or report.stuck:
-            self._event(phase, self.lake.central.name, "failed" if report.stuck else "accepted")
+        held = [rule for rule in report.rules if rule.state in (STUCK, SUSPENDED)]
+        for rule in held:
+            self.outcome.problems.append(f"rule {rule.name} is {rule.state}: {rule.reason}; look with drp transfers")
+        if any(rule.state == EXPIRED for rule in report.rules):
+            movement.clean(self.lake)
+        if not idle or held:
+            self._event(phase, central, "failed" if held else "accepted")
 
     def _steps(self, steps: Sequence[str], sites: Sequence[str]) -> None:
         """The steps at all of these sites at once; waits for all of them, and raises the first error that is not a site's own."""

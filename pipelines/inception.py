@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 import schemas
-from lake import datastore, delta, registry
+from lake import datastore, delta, movement, registry
 from lake.site import Lake, Site
-from pipelines import execute, instrument, registration, software
+from pipelines import execute, instrument, placement, registration, software
 from pipelines.campaign import Campaign, CampaignError
 from pipelines.definition import Pipeline, Task
 from pipelines.journal import now
@@ -41,6 +41,7 @@ def check(lake: Lake, campaign: Campaign, pipeline: Pipeline) -> None:
             f"campaign {campaign.name}: sites: {lake.central.name} is missing: it is the central site "
             "(give it 'tracts: []' if it is to process none)"
         )
+    movement.check(lake, placement.own_rules(lake, pipeline, campaign))
     if campaign.simulate is not None:
         from pipelines.simulate import survey
 

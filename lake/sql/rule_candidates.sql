@@ -1,13 +1,16 @@
 -- Makes: the datasets that a rule wants at its destination and that are not in its manifest yet: those that the destination
 -- does not have, or has with other content.
--- Inputs: dataset of the source (the connection's home), manifest and dataset of the destination ({destination}).
--- Grain: one row per dataset of the source that meets {predicate}; parameters: types, rule.
+-- Inputs: dataset of the source (the connection's home; of all sites where the source is any), manifest and dataset of the
+-- destination ({destination}).
+-- Grain: one row per dataset of the source that meets {predicate}; parameters: types, rule. Of a dataset that several sites
+-- have, the row of the first site counts; {columns} are those of dataset.
 WITH wanted AS (
-    SELECT dataset.*
+    SELECT {columns}
     FROM dataset
     WHERE dataset_type IN (SELECT unnest($types::VARCHAR[])) AND (
 {predicate}
     )
+    QUALIFY row_number() OVER (PARTITION BY dataset_id ORDER BY origin, path, checksum) = 1
 )
 SELECT
     $rule AS rule_id,

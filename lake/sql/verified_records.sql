@@ -8,8 +8,9 @@ FROM (
     FROM transfer
     QUALIFY row_number() OVER (
         PARTITION BY rule_id, path
-        ORDER BY noted_at DESC, attempt DESC,
-                 list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC
+        ORDER BY attempt DESC,
+                 list_position(['queued', 'copying', 'arrived', 'verified', 'parked', 'failed', 'ingested', 'deleted'], state) DESC,
+                 noted_at DESC
     ) = 1
 ) t
 JOIN manifest m ON m.rule_id = t.rule_id AND m.path = t.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ import click
 from pipelines.cli.output import campaign_option, emit, format_option, lake_argument
 
 BY_RULE = """
-    SELECT name AS rule, source, destination, state, files, ingested, queued + copying + verified AS under_way, parked,
-           failed, bytes, bytes_done, rate, eta, reason
+    SELECT name AS rule, source, destination, state, files, ingested, queued, copying, verified, parked, failed, bytes,
+           bytes_done, rate, eta, reason
     FROM rule_progress
     WHERE $campaign IS NULL OR campaign = $campaign
     ORDER BY destination, name
 """
 BY_LINK = """
-    SELECT source, destination, count(*) AS rules, count(*) FILTER (state = 'STUCK') AS stuck,
-           sum(files)::BIGINT AS files, sum(ingested)::BIGINT AS ingested,
-           sum(queued + copying + verified)::BIGINT AS under_way, sum(parked)::BIGINT AS parked,
-           sum(failed)::BIGINT AS failed, sum(bytes)::BIGINT AS bytes, sum(bytes_done)::BIGINT AS bytes_done,
+    SELECT source, destination, count(*) AS rules, count(*) FILTER (state = 'OK') AS ok,
+           count(*) FILTER (state = 'STUCK') AS stuck, sum(files)::BIGINT AS files, sum(ingested)::BIGINT AS ingested,
+           sum(queued)::BIGINT AS queued, sum(copying)::BIGINT AS copying, sum(verified)::BIGINT AS verified,
+           sum(parked)::BIGINT AS parked, sum(failed)::BIGINT AS failed,
+           sum(bytes)::BIGINT AS bytes, sum(bytes_done)::BIGINT AS bytes_done,
            max(rate) AS rate, max(eta) AS eta
     FROM rule_progress
     WHERE $campaign IS NULL OR campaign = $campaign
@@ -41,9 +43,10 @@ STUCK = "SELECT rule_id FROM rule_now WHERE state = 'STUCK' AND ($campaign IS NU
 @lake_argument
 @click.option("--by", type=click.Choice(["rule", "link"]), default="rule", show_default=True, help="A line per rule or link.")
 @click.option("--failed", is_flag=True, help="A line per file that failed or is parked, with the reason, instead.")
+@click.option("--watch", is_flag=True, help="Show again every two seconds until interrupted.")
 @campaign_option
 @format_option
-def command(lake: Path, by: str, failed: bool, campaign: str | None, form: str) -> None:
+def command(lake: Path, by: str, failed: bool, watch: bool, campaign: str | None, form: str) -> None:
     """How far the transfers are: files, bytes, rate and time left, per rule or link. Exit code 1 if a rule is STUCK.
 
     \b
@@ -51,14 +54,21 @@ def command(lake: Path, by: str, failed: bool, campaign: str | None, form: str) 
       drp transfers ./drp-demo
       drp transfers ./drp-demo --by link --format json
       drp transfers ./drp-demo --failed
+      drp transfers ./drp-demo --watch
     """
     from lake import query
 
     with query.connect(lake) as con:
-        answer = con.table(FAILURES if failed else BY_LINK if by == "link" else BY_RULE, {"campaign": campaign})
-        stuck = con.table(STUCK, {"campaign": campaign}).num_rows
-    rows = answer.to_pylist()
-    emit([readable(row) for row in rows] if form == "table" else rows, form, answer.column_names)
+        while True:
+            answer = con.table(FAILURES if failed else BY_LINK if by == "link" else BY_RULE, {"campaign": campaign})
+            stuck = con.table(STUCK, {"campaign": campaign}).num_rows
+            rows = answer.to_pylist()
+            if watch:
+                click.clear()
+            emit([readable(row) for row in rows] if form == "table" else rows, form, answer.column_names)
+            if not watch:
+                break
+            time.sleep(2.0)
     if stuck:
         raise SystemExit(1)
 

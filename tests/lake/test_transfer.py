@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
 
 from lake import transfer
-from lake.transfer import DestinationError, Order, ReplicaError, copy_file, deliver
+from lake.transfer import Copied, DestinationError, Order, ReplicaError, copy_file, deliver
+
+ADLER32 = f"{zlib.adler32(b'photons' * 1000):08x}"
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def order(replica: Path, target: Path, content: bytes = b"photons" * 1000) -> Or
 
 def test_copies_and_verifies(replica: Path, tmp_path: Path) -> None:
     target = tmp_path / "site" / "files" / "a.fits"
-    assert copy_file(order(replica, target)) is True
+    assert copy_file(order(replica, target)) == Copied(True, ADLER32)
     assert target.read_bytes() == replica.read_bytes()
     assert [path.name for path in target.parent.iterdir()] == ["a.fits"]
 
@@ -36,13 +39,13 @@ def test_a_good_file_is_not_copied_again(replica: Path, tmp_path: Path) -> None:
     target = tmp_path / "site" / "files" / "a.fits"
     copy_file(order(replica, target))
     replica.unlink()
-    assert copy_file(order(replica, target)) is False
+    assert copy_file(order(replica, target)) == Copied(False, ADLER32)
 
 
 def test_a_damaged_target_is_replaced(replica: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.fits"
     target.write_bytes(b"photonz" * 1000)
-    assert copy_file(order(replica, target)) is True
+    assert copy_file(order(replica, target)) == Copied(True, ADLER32)
     assert target.read_bytes() == replica.read_bytes()
 
 

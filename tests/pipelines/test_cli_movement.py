@@ -72,7 +72,7 @@ def test_rule_add_moves_and_shows(lake: Lake, drp) -> None:
     assert (code, rule["state"], rule["files"], rule["bytes"]) == (0, "OK", 6, 12000)
     assert drp(*add)[0] == 0
     code, out, _ = drp("rule", "list", lake.root, "--format", "json")
-    assert [r["rule_id"] for r in json.loads(out)] == [rule["rule_id"]]
+    assert [r["rule"] for r in json.loads(out)] == [rule["rule"]]
     code, out, _ = drp("rule", "show", lake.root, "raws", "--format", "json")
     assert code == 0 and {file["state"] for file in json.loads(out)} == {"ingested"}
     code, out, _ = drp("transfers", lake.root, "--format", "json")

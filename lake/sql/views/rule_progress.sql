@@ -4,7 +4,7 @@
 -- rate is bytes verified per second between the first and the last verified file of the rule's latest activity
 -- (a pause of more than a minute starts a new one); eta is the seconds left at that rate, null where no rate is known.
 WITH current_rule AS (
-    SELECT * FROM rule QUALIFY row_number() OVER (PARTITION BY site, rule_id ORDER BY noted_at DESC) = 1
+    SELECT * FROM rule QUALIFY row_number() OVER (PARTITION BY site, rule_id ORDER BY revision DESC, noted_at DESC) = 1
 ),
 wanted AS (
     SELECT
@@ -21,8 +21,9 @@ current_file AS (
     FROM transfer
     QUALIFY row_number() OVER (
         PARTITION BY site, rule_id, path
-        ORDER BY noted_at DESC, attempt DESC,
-                 list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC
+        ORDER BY attempt DESC,
+                 list_position(['queued', 'copying', 'arrived', 'verified', 'parked', 'failed', 'ingested', 'deleted'], state) DESC,
+                 noted_at DESC
     ) = 1
 ),
 standing AS (
@@ -30,7 +31,7 @@ standing AS (
         w.*, f.reason,
         CASE
             WHEN w.complete THEN 'ingested'
-            WHEN f.state IS NULL OR f.state = 'ingested' THEN 'queued'
+            WHEN f.state IS NULL OR f.state IN ('ingested', 'deleted') THEN 'queued'
             ELSE f.state
         END AS state
     FROM wanted w
@@ -86,7 +87,7 @@ SELECT
     coalesce(f.failed, 0)::BIGINT     AS failed,
     coalesce(f.bytes_done, 0)::BIGINT AS bytes_done,
     s.rate,
-    CASE WHEN coalesce(f.bytes, 0) = coalesce(f.bytes_done, 0) THEN 0 ELSE (f.bytes - f.bytes_done) / s.rate END AS eta,
+    CASE WHEN r.state = 'EXPIRED' THEN NULL WHEN coalesce(f.bytes, 0) = coalesce(f.bytes_done, 0) THEN 0 ELSE (f.bytes - f.bytes_done) / s.rate END AS eta,
     coalesce(r.reason, f.problem)     AS reason,
     s.last_at
 FROM current_rule r
