@@ -205,11 +205,10 @@ class Haul:
         for source in sorted(set(sources.values())):
             ids = pa.array([rule_id for rule_id, name in sources.items() if name == source])
             datasets = registry.from_records(rows.filter(pc.is_in(rows["rule_id"], ids))["record"])
-            givers = [name for name in self.lake.sites if name != self.site.name] if source == ANY else [source]
+            others = [name for name in self.lake.sites if name != self.site.name and self._reachable(name)]
             try:
-                for giver in givers:
-                    if self._reachable(giver):
-                        copy_companions(self.lake.site(giver), self.site, datasets)
+                for giver in [source] if source in others else others:
+                    copy_companions(self.lake.site(giver), self.site, datasets)
             except LakeError as error:
                 refused[source] = str(error)
         return refused

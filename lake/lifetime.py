@@ -131,7 +131,7 @@ def _withdraw(site: Site, dataset_ids: Iterable[str]) -> None:
         left = con.sql(f"FROM ({delta.scan('dataset', [name for (name,) in rows])}) ANTI JOIN gone USING (dataset_id)")
         kept = schemas.conform("dataset", left.to_arrow_table())
         written = write_files(site, "dataset", kept) if kept.num_rows else []
-        commit(site, "dataset", written, touched, None, {"operation": "lifetime"})
+        commit(site, "dataset", written, touched, None, {"why": "the lifetime of the rules that brought them is over"})
 
 
 def _remove(site: Site, expired: Sequence[str]) -> None:

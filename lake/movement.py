@@ -121,9 +121,9 @@ def run_rules(
             if not reachable(lake.site(name)):
                 state |= {rule.rule_id: unreachable(rule) for rule in given if rule.destination == name}
                 continue
-            resting = [rule for rule in given if rule.destination == name and not rule.moves(now)]
-            state |= {rule.rule_id: rule for rule in note(lake.site(name), [rule.at(now) for rule in resting])} if resting else {}
-            mine = [r for r in state.values() if r.destination == name and r.moves(now)]
+            mine = note(lake.site(name), [rule.at(now) for rule in given if rule.destination == name])
+            state |= {rule.rule_id: rule for rule in mine}
+            mine = [rule for rule in mine if rule.moves(now)]
             if not mine:
                 continue
             stack.enter_context(lake.site(name).lock("movement"))

@@ -193,11 +193,14 @@ def change(site: Site, given: Iterable[Rule], how: Callable[[Rule, Rule], Rule |
 def note(site: Site, given: Iterable[Rule], always: Iterable[str] = ()) -> list[Rule]:
     """Append the given states where they differ from what is written (``always``: in any case).
 
-    A rule that an operator suspended in the meantime stays so.
+    Of a rule that is there, only the state, its reason and its beginning change: what others did to it in the meantime
+    stays, and so does the rule that an operator suspended.
     """
     ids = set(always)
 
     def how(rule: Rule, now: Rule) -> Rule | None:
+        if rule.revision:
+            rule = replace(now, state=rule.state, reason=rule.reason, stuck_since=rule.stuck_since, revision=rule.revision)
         overruled = now.revision > rule.revision and now.state == SUSPENDED
         same = replace(rule, revision=now.revision) == now and now.revision > 0
         return None if overruled or (same and rule.rule_id not in ids) else rule
