@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +41,9 @@ def know(site: Site, visits: int) -> None:
     add_visits(site, range(1, visits + 1))
 
 
-def add_visits(site: Site, visits: range) -> None:
+def add_visits(site: Site, visits: Iterable[int]) -> None:
     """The exposure and visit records of these numbers."""
+    visits = list(visits)
     night = {"instrument": "Cam", "day_obs": NIGHT, "physical_filter": "r_cam", "band": "r", "exposure_time": 30.0}
     insert(site, "exposure", [night | {"exposure": v, "observation_type": "science"} for v in visits])
     rows = [night | {"visit": v, "exposure": v, "mjd_mid": 60000.0 + v, "ra": 0.0, "dec": 0.0} for v in visits]
@@ -50,7 +51,8 @@ def add_visits(site: Site, visits: range) -> None:
 
 
 def insert(site: Site, table: str, rows: list[dict[str, object]]) -> None:
-    dimensions.insert(site, table, schemas.conform(table, pa.Table.from_pylist(rows)))
+    if rows:
+        dimensions.insert(site, table, schemas.conform(table, pa.Table.from_pylist(rows)))
 
 
 def fill(site: Site, count: int, size: int) -> pa.Table:

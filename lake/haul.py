@@ -66,6 +66,7 @@ class Haul:
         self.rules = {rule.rule_id: rule for rule in rules}
         self.damaged: dict[tuple[str, str], str] = {}
         self.brought: dict[str, int] = {}
+        self._folders: dict[str, str | None] = {}
         ingest(site)
         types = [kind for rule in rules for kind in rule.dataset_types]
         self._con = connect(lake, [site.name], prune=only_types(types) if types else None)
@@ -94,7 +95,7 @@ class Haul:
         """Files to be brought: not those that only wait for a dimension record, or that something keeps out."""
         wanted: dict[str, Wanted] = {}
         for row in self.outstanding.drop_columns(["record"]).to_pylist():
-            if _obstacle(row, self.site) is not None:
+            if self._obstacle(row) is not None:
                 continue
             rule = self.rules[row["rule_id"]]
             entry = wanted.get(row["path"])
@@ -146,7 +147,7 @@ class Haul:
         for row in self.outstanding.drop_columns(["record"]).to_pylist():
             if row["rule_id"] in self.stalled:
                 continue
-            obstacle, key = _obstacle(row, self.site), (row["rule_id"], row["path"])
+            obstacle, key = self._obstacle(row), (row["rule_id"], row["path"])
             why = obstacle or row["reason"] or f"not ingested ({row['state'] or 'queued'})"
             reasons.setdefault(row["rule_id"], []).append(f"{row['path']}: {why}")
             noted = row["parked"] is not None or (row["state"], row["reason"]) == ("failed", why[:512])
@@ -287,18 +288,22 @@ class Haul:
             for rule in entry.rules
         ]
 
+    def _obstacle(self, row: dict[str, Any]) -> str | None:
+        """Why bringing the file would not bring the dataset; None when it would."""
+        if row["present"] is not None:
+            return f"{row['dataset_type']} {row['dataset_id']} is registered at {self.site.name} with other content"
+        if row["occupied"] is not None:
+            return f"another file is registered at {self.site.name} under this path (sha256 {row['occupied']})"
+        if row["parked"] is not None:
+            return f"parked: {row['parked']}"
+        folder, _, name = row["path"].rpartition("/")
+        if folder not in self._folders:
+            self._folders[folder] = misplaced(self.site, folder or ".")
+        if name in ("", ".", "..") or "\0" in name:
+            return f"site {self.site.name}: path {row['path']!r} names no file"
+        return self._folders[folder]
+
 
 def _urgency(rule: Rule) -> tuple[int, str]:
     """Rules sort by this: higher priority first, then by name."""
     return (-rule.priority, rule.name)
-
-
-def _obstacle(row: dict[str, Any], site: Site) -> str | None:
-    """Why bringing the file would not bring the dataset; None when it would."""
-    if row["present"] is not None:
-        return f"{row['dataset_type']} {row['dataset_id']} is registered at {site.name} with other content"
-    if row["occupied"] is not None:
-        return f"another file is registered at {site.name} under this path (sha256 {row['occupied']})"
-    if row["parked"] is not None:
-        return f"parked: {row['parked']}"
-    return misplaced(site, row["path"])

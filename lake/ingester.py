@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
-from lake import delta, registry, transfer_log
+from lake import delta, dimensions, registry, transfer_log
 from lake.access import at
 from lake.fault import point
-from lake.query import connect
+from lake.query import connect, newest
 from lake.site import Site
 from lake.sql import statement
 from lake.transfer_log import Event
 
 APPLICATION = "ingester"
+#: What was known at a site (by its root) when this process last looked whether something parked there can be admitted.
+_looked: dict[Path, tuple[list[int], int]] = {}
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,25 @@ def ingest(site: Site) -> Ingested:
     with site.lock(APPLICATION):
         place = delta.transaction_version(site, "transfer", APPLICATION)
         version, added = delta.added_since(site, "transfer", -1 if place is None else place)
+        known, waiting = _known(site), newest(site, "parked")
         verdicts, files = _take_in(site, version, added) if added else (Counter(), 0)
-        admitted, released = _admit(site)
+        admitted, released = 0, 0
+        if waiting >= 0 and _looked.get(site.root) != (known, waiting):  # what was parked just now was judged by what is known
+            admitted, released = _admit(site)
+        _looked[site.root] = known, newest(site, "parked")
     return Ingested(verdicts["accepted"], verdicts["present"], verdicts["parked"], verdicts["rejected"], admitted, files + released)
+
+
+def _known(site: Site) -> list[int]:
+    """A number per table that parked datasets wait for; one changes when something becomes known."""
+    return [newest(site, table) for table in (*dimensions.TABLES, "dataset_type")]
 
 
 def _take_in(site: Site, version: int, added: Sequence[str]) -> tuple[Counter[str], int]:
     """Register the datasets of verified files; returns their verdicts, and how many files came to rest."""
     if not all(at(path).exists() for path in added):  # merged by compact, then swept: look at the whole log instead
         added = delta.files(site, "transfer")
-    with delta.connect() as con:
+    with delta.cursor() as con:
         con.execute(f"CREATE TEMP VIEW transfer AS {delta.scan('transfer', added)}")
         con.execute(f"CREATE TEMP VIEW manifest AS {delta.select(site, 'manifest')}")
         verified = con.sql(statement("verified_records")).to_arrow_table()

@@ -156,9 +156,9 @@ class Connection:
                 self._open_view(table, site)
             version = 0
         else:
-            version = sum(_version(s, name) for s in self._of(site))
+            version = sum(newest(s, name) for s in self._of(site))
             if site is not None and schemas.table(name).subject == "catalogues":
-                version += _version(self.sites[site], "dataset")
+                version += newest(self.sites[site], "dataset")
         key = (site or "main", name)
         if self._versions.get(key) == version:
             return
@@ -290,7 +290,7 @@ def _inputs(con: duckdb.DuckDBPyConnection, view: str) -> list[str]:
 _view_inputs: dict[str, list[str]] = {}
 
 
-def _version(site: Site, table: str) -> int:
+def newest(site: Site, table: str) -> int:
     """The number of the last commit, found by listing the log; -1 for a table that was never written."""
     log = site.table_path(table) / "_delta_log"
     return max((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), default=-1)

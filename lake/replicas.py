@@ -78,16 +78,16 @@ def order(lake: Lake, site: Site, file: File, source: str, replica: str, links: 
     return Order(file.path, source, there, here, file.bytes, file.checksum, links.link(source, site.name))
 
 
-def misplaced(site: Site, path: str) -> str | None:
-    """Why nothing may be written at a path that another site's registry gave; None when it is well below the site's root."""
+def misplaced(site: Site, folder: str) -> str | None:
+    """Why nothing may be written to a folder that another site's registry gave; None when it is well below the site's root."""
     try:
-        target = site.path(path)
+        target = site.path(folder)
     except LakeError as error:
         return str(error)
-    if not path.startswith(("files/", "tables/catalogues/")):
-        return f"site {site.name}: path {path!r} is neither below files/ nor that of a catalogue"
-    if not target.parent.resolve().is_relative_to(site.root.resolve()):
-        return f"site {site.name}: a symbolic link takes path {path!r} out of the site"
+    if not f"{folder}/".startswith(("files/", "tables/catalogues/")):
+        return f"site {site.name}: {folder!r} is neither below files/ nor that of a catalogue"
+    if not target.resolve().is_relative_to(site.root.resolve()):
+        return f"site {site.name}: a symbolic link takes {folder!r} out of the site"
     return None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -63,7 +64,12 @@ class RuleSpec:
         """UUIDv5 of what the rule wants, from where and to where."""
         types = ",".join(sorted(self.dataset_types))
         text = "|".join(["rule", self.campaign or "", self.name, self.source, self.destination, types, self.predicate])
-        return str(uuid.uuid5(NAMESPACE, text))
+        return _uuid(text)
+
+
+@lru_cache(4096)
+def _uuid(text: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, text))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 -- Makes: the datasets that a rule wants at its destination and that are not in its manifest yet: those that the destination
 -- does not have, or has with other content.
 -- Inputs: dataset of the source (the connection's home; of all sites where the source is any), manifest and dataset of the
--- destination ({destination}).
--- Grain: one row per dataset of the source that meets {predicate}; parameters: types, rule. Of a dataset that several sites
--- have, the row of the first site counts; {columns} are those of dataset.
+-- destination.
+-- Grain: one row per dataset of the source that meets the predicate; parameters: types, rule. Of a dataset that several sites
+-- have, the first row by origin and path counts. In braces stand the columns of dataset, the predicate, and the destination.
 WITH wanted AS (
     SELECT {columns}
     FROM dataset

@@ -98,12 +98,46 @@ def test_a_stuck_rule_is_code_1_with_the_reason(lake: Lake, drp) -> None:
         ({"--where": "vist = 1"}, "vist"),
         ({"--to": "MARS"}, "MARS"),
         ({"--to": "USDF"}, "both"),
+        ({"--to": "LANCS,FRDF", "--copies": "3"}, "3 copies of 2 sites"),
+        ({"--expires": "soon"}, "'soon' is not a time"),
     ],
 )
 def test_rule_add_misuse(lake: Lake, drp, changed: dict[str, str], said: str) -> None:
     options = {"--types": "raw", "--from": "USDF", "--to": "LANCS"} | changed
     code, _, err = drp("rule", "add", lake.root, "x", *(part for pair in options.items() for part in pair))
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+
+
+def test_embargo_suspend_resume_and_links(lake: Lake, drp) -> None:
+    add = ("rule", "add", lake.root, "raws", "--types", "raw", "--from", "any", "--to", "LANCS,FRDF", "--format", "json")
+    code, out, _ = drp(*add, "--not-before", "2099-01-31")
+    assert code == 0
+    assert {(rule["destination"], rule["state"], rule["files"]) for rule in json.loads(out)} == {
+        ("LANCS", "REPLICATING", 0), ("FRDF", "REPLICATING", 0),
+    }  # fmt: skip
+    assert "embargo" in json.loads(out)[0]["reason"]
+    code, out, _ = drp("rule", "suspend", lake.root, "raws", "--why", "disks are full", "--format", "json")
+    assert code == 0 and all(rule["state"] == "SUSPENDED" and "disks are full" in rule["reason"] for rule in json.loads(out))
+    assert drp("rule", "suspend", lake.root, "raws")[0] == 2
+    assert drp(*add)[0] == 0 and json.loads(drp("sql", lake.root, "FROM manifest", "--format", "json")[1]) == []
+    assert drp("rule", "resume", lake.root, "raws")[0] == 0
+    code, out, _ = drp("rule", "run", lake.root, "--format", "json")
+    assert (code, {rule["state"] for rule in json.loads(out)}) == (0, {"OK"})
+    code, out, _ = drp("transfers", lake.root, "--by", "link", "--format", "json")
+    assert [(row["destination"], row["rules"], row["ok"], row["ingested"]) for row in json.loads(out)] == [
+        ("FRDF", 1, 1, 6), ("LANCS", 1, 1, 6),
+    ]  # fmt: skip
+
+
+def test_clean_says_what_went(lake: Lake, drp) -> None:
+    add = ("rule", "add", lake.root, "raws", "--types", "raw", "--from", "USDF", "--to", "LANCS")
+    assert drp(*add, "--expires", "+1", "--priority", "2")[0] == 0
+    assert drp("rule", "clean", lake.root, "--format", "json")[:2] == (0, "[]\n")
+    assert drp(*add, "--expires", "2020-01-01")[0] == 0
+    code, out, _ = drp("rule", "clean", lake.root, "--format", "json")
+    assert code == 0 and [row["what"] for row in json.loads(out)] == ["deleted"] * 6
+    code, out, _ = drp("rule", "show", lake.root, "raws", "--format", "json")
+    assert code == 0 and {file["state"] for file in json.loads(out)} == {"deleted"}
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import toy
 
 from lake import delta, movement
 from lake.movement import RuleSpec
+from lake.site import Lake
 from pipelines import campaign as campaigns
 from pipelines import definition, placement
 from pipelines.placement import PHASES, PLAN
@@ -77,3 +80,63 @@ def test_what_the_rules_pick(tmp_path: Path) -> None:
         assert len([row for row in found if row[0] == "flat"]) == 8
         delta.view(con, lake.site("B"), "certification")
         assert con.execute("SELECT count(*) FROM certification").fetchall() == [(8,)]
+
+
+# -- the campaign's own rules ----------------------------------------------------------------------------------------------
+
+RULE = {"name": "flats to B", "types": ["flat"], "from": "A", "to": "B"}
+
+
+def own(lake: Lake, *entries: object) -> list[RuleSpec]:
+    return placement.own_rules(
+        lake, toy.pipeline(), replace(toy.campaign({"A": (1,), "B": (2,)}), document={"rules": list(entries)})
+    )
+
+
+def test_own_rules_say_what_is_written(tmp_path: Path) -> None:
+    lake = toy.lake(tmp_path / "lake", 4, raws=True)
+    handling = {"priority": 3, "not_before": date(2026, 1, 31), "expires": "2099-01-31T12:00", "once": True}
+    [rule] = own(lake, RULE | handling | {"where": "detector = 0 -- the first", "from": "any", "to": ["A", "B"], "copies": 1})
+    assert (rule.name, rule.source, rule.destination, rule.priority, rule.once) == ("rules/flats to B", "*", "A", 3, True)
+    assert (rule.not_before, rule.expires_at) == (datetime(2026, 1, 31, tzinfo=UTC), datetime(2099, 1, 31, 12, tzinfo=UTC))
+    [rule] = own(lake, RULE | {"where": "detector = 0 -- the first"})
+    movement.check(lake, [rule])
+    report = movement.run_rules(lake, movement.add_rules(lake, [rule]))
+    assert report.ok and report.files == 4
+    assert own(lake) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("flats", "must be a mapping of name"),
+        ({"name": "x"}, "key 'types' is missing: a list of dataset types"),
+        (RULE | {"tpyes": []}, "unknown key 'tpyes'; known keys: name, types"),
+        (RULE | {"types": ["flatt"]}, "unknown dataset type 'flatt'"),
+        (RULE | {"to": "MARS"}, "no site 'MARS' in this lake; its sites are A, B"),
+        (RULE | {"to": "any"}, "no site 'any'"),
+        (RULE | {"to": "A"}, "0 copies of 0 sites|1 copies of 0 sites"),
+        (RULE | {"copies": 2}, "2 copies of 1 sites"),
+        (RULE | {"priority": "high"}, "'high' is not a whole number"),
+        (RULE | {"once": "yes"}, "'yes' is not true or false"),
+        (RULE | {"expires": "soon"}, "'soon' is not a date or time"),
+    ],
+)
+def test_own_rules_that_cannot_be(tmp_path: Path, entry: object, said: str) -> None:
+    lake = toy.lake(tmp_path / "lake", 1)
+    with pytest.raises((campaigns.CampaignError, movement.RuleError), match=said) as error:
+        own(lake, entry)
+    assert "\n" not in str(error.value)
+    assert movement.rules(lake) == []
+
+
+def test_own_rules_with_the_same_name(tmp_path: Path) -> None:
+    with pytest.raises(campaigns.CampaignError, match=r"rules\[2\]: name: 'flats to B' is the name of another rule"):
+        own(toy.lake(tmp_path / "lake", 1), RULE, RULE)
+
+
+def test_a_wrong_condition_is_refused_before_anything_is_added(tmp_path: Path) -> None:
+    lake = toy.lake(tmp_path / "lake", 1)
+    with pytest.raises(movement.RuleError, match="its predicate"):
+        movement.check(lake, own(lake, RULE | {"where": "detektor = 1"}))
+    assert movement.rules(lake) == []
