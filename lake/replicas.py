@@ -86,7 +86,7 @@ def misplaced(site: Site, folder: str) -> str | None:
         return str(error)
     if not f"{folder}/".startswith(("files/", "tables/catalogues/")):
         return f"site {site.name}: {folder!r} is neither below files/ nor that of a catalogue"
-    if not target.resolve().is_relative_to(site.root.resolve()):
+    if not is_object(target) and not target.resolve().is_relative_to(site.root.resolve()):
         return f"site {site.name}: a symbolic link takes {folder!r} out of the site"
     return None
 
