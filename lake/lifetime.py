@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -127,7 +126,7 @@ def _withdraw(site: Site, dataset_ids: Iterable[str]) -> None:
         con.register("gone", gone)
         live = delta.scan("dataset", delta.files(site, "dataset"), filename=True)
         rows = con.sql(f"SELECT DISTINCT filename FROM ({live}) SEMI JOIN gone USING (dataset_id) ORDER BY ALL").fetchall()
-        touched = [str(Path(name).relative_to(site.table_path("dataset"))) for (name,) in rows]
+        touched = [name.removeprefix(f"{site.table_path('dataset')}/") for (name,) in rows]
         left = con.sql(f"FROM ({delta.scan('dataset', [name for (name,) in rows])}) ANTI JOIN gone USING (dataset_id)")
         kept = schemas.conform("dataset", left.to_arrow_table())
         written = write_files(site, "dataset", kept) if kept.num_rows else []

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lake.objects import is_object
 from lake.site import CONFIG, Lake, LakeError, Site, read_config
 
 #: Seconds' worth of bandwidth that may pass at once after a pause.
@@ -24,7 +25,13 @@ _OPTIONS = {"mb_per_second": (int, float), "streams": int}
 
 def reachable(site: Site) -> bool:
     """Whether a site's storage is there at all: what cannot be reached looks empty, and nothing may be concluded from it."""
-    return (site.root / "tables").is_dir()
+    if not is_object(site.root):
+        return (site.root / "tables").is_dir()
+    try:
+        (site.root / "tables").is_dir()  # an empty bucket is there as well: what counts is that it answers
+    except OSError:
+        return False
+    return True
 
 
 class Link:

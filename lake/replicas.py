@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from lake.link import Links, reachable
+from lake.objects import is_object
 from lake.query import connect
 from lake.rule import ANY, OK, REFETCH, STUCK, Rule, RuleSpec, note
 from lake.site import Lake, LakeError, Site
@@ -85,7 +86,7 @@ def misplaced(site: Site, folder: str) -> str | None:
         return str(error)
     if not f"{folder}/".startswith(("files/", "tables/catalogues/")):
         return f"site {site.name}: {folder!r} is neither below files/ nor that of a catalogue"
-    if not target.resolve().is_relative_to(site.root.resolve()):
+    if not is_object(target) and not target.resolve().is_relative_to(site.root.resolve()):
         return f"site {site.name}: a symbolic link takes {folder!r} out of the site"
     return None
 

@@ -116,19 +116,19 @@ def copy_file(order: Order) -> Copied:
     # one name: a killed copy leaves no litter; an object is there whole or not at all, and goes if it is not what was ordered
     temporary = order.target if is_object(order.target) else order.target.with_name(TEMPORARY + order.target.name)
     try:
+        size = order.replica.stat().st_size
         source = order.replica.open("rb", buffering=0)
     except FileNotFoundError:
         raise ReplicaError(f"lost at {order.source}") from None
     except OSError as error:
         raise ReplicaError(f"cannot be read at {order.source}: {error.strerror or error}") from None
-    keep = False
+    placed, keep = False, False
     with source:
-        placed, size = False, order.replica.stat().st_size
         if size != order.bytes:
             raise ReplicaError(f"damaged at {order.source}: {size} bytes, registered {order.bytes}")
         try:
             order.target.parent.mkdir(parents=True, exist_ok=True)
-            keep = temporary != order.target and order.bytes >= RESUMABLE  # until it is read, a part may serve the next try
+            keep = order.bytes >= RESUMABLE and not is_object(temporary)  # what there is when the source fails may serve again
             kept, digest = _stream(source, temporary, order)
             if kept and digest.sha256 != order.checksum:  # what was kept may be what is bad: once more, from the beginning
                 temporary.unlink()
@@ -146,7 +146,7 @@ def copy_file(order: Order) -> Copied:
             keep = False
             raise DestinationError(f"cannot be written: {error.strerror or error}") from None
         finally:
-            if not (keep or placed):
+            if not placed and not keep:
                 with suppress(OSError):  # what prevented the writing may prevent this too
                     temporary.unlink(missing_ok=True)
     return Copied(True, digest.adler32)

@@ -26,6 +26,8 @@ def command(lake: Path, file: Path) -> None:
       links:                                        # optional: limits of what goes from one site to another
         USDF -> FRDF: {mb_per_second: 1000, streams: 8}
         "* -> USDF": {mb_per_second: 2000}
+
+    \b
     A site with a root is in an object store; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY come from the
     environment (or DRP_LANCS_ACCESS_KEY_ID, ... for that site alone). $NAME stands for an environment variable.
     A store without conditional put is refused: commits would be lost in it.
@@ -36,7 +38,7 @@ def command(lake: Path, file: Path) -> None:
     """
     from lake.site import Lake, read_config
 
-    given = read_config(file)
-    created = Lake.create(lake, given["sites"], given.get("links"))
+    document = read_config(file)
+    created = Lake.create(lake, document["sites"], document.get("links"))
     for site in created.sites.values():
         click.echo(f"{site.name}{' (central)' if site.central else ''}: {site.root}")
