@@ -251,6 +251,16 @@ def certified(site: Site) -> str:
     return f"WITH certification AS ({events}) SELECT * EXCLUDE (site) FROM ({statement('views/certification_now')})"
 
 
+def install_memberships(con: duckdb.DuckDBPyConnection, site: Site) -> None:
+    """Make the views association_now (collection, dataset_id) and certification_now on ``con``: what belongs to TAGGED and
+    CALIBRATION collections now."""
+    con.execute(
+        "CREATE OR REPLACE TEMP VIEW association_now AS SELECT collection, dataset_id "
+        f"FROM ({delta.select(site, 'association')}) GROUP BY ALL HAVING NOT arg_max(removed, noted_at)"
+    )
+    con.execute(f"CREATE OR REPLACE TEMP VIEW certification_now AS {certified(site)}")
+
+
 def _overlap(row: dict[str, object]) -> str:
     which = " ".join(f"{c} {row[c]}" for c in ("instrument", "detector", "physical_filter") if row[c] is not None)
     return (

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake import collection, datastore, delta, dimensions, registry
-from lake.membership import associate, install_memberships
+from lake.collection import associate, install_memberships
 from lake.outcome import Outcomes
 from lake.selection import EVERYTHING, Selection
 from lake.site import LakeError, Site, fsync_file, one_line, write_durable

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 import schemas
 from lake import collection, registry
-from lake.membership import install_memberships
+from lake.collection import install_memberships
 from lake.site import LakeError, Site, one_line
 from lake.sql import statement
 

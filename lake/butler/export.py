@@ -23,7 +23,7 @@ from lake.access import local
 from lake.butler import text
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.region import encode, hulls
-from lake.membership import install_memberships
+from lake.collection import install_memberships
 from lake.selection import EVERYTHING, Selection
 from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 from lake.sql import statement

@@ -22,7 +22,7 @@ from lake.butler.arrival import Arrivals, Row, Transfer
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.document import Dataset, Document, read
 from lake.butler.types import counterparts
-from lake.membership import associate
+from lake.collection import associate
 from lake.outcome import Outcomes
 from lake.registry import DatasetType, utc_now
 from lake.site import LakeError, Site
