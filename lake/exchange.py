@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake import collection, datastore, delta, dimensions, registry
-from lake.collection import associate, install_memberships
+from lake.collection import install_memberships
 from lake.outcome import Outcomes
 from lake.selection import EVERYTHING, Selection
 from lake.site import LakeError, Site, fsync_file, one_line, write_durable
@@ -94,7 +94,7 @@ def import_registry(site: Site, directory: str | Path, verify: bool = True) -> O
         _note(found, "dimension", count, dimensions.insert(site, table, schemas.conform(table, tables[table])), table)
     registry.admit_parked(site)
     named_here = bool(tables["association"].num_rows or tables["certification"].num_rows)
-    here = _datasets(site, source, {name: kind for name, (kind, _) in types.items()}, verify, found, named_here)
+    here = _datasets(site, source, verify, found, named_here)
     if named_here:
         _members(site, tables, here, found)
     return found
@@ -202,15 +202,13 @@ def _checked(source: Path) -> dict[str, dict[str, Any]]:
         raise ExchangeError(f"{path}: is not a manifest of an export ({error})") from None
 
 
-def _datasets(
-    site: Site, source: Path, types: dict[str, list[str]], verify: bool, found: Outcomes, listed: bool
-) -> pa.ChunkedArray:
+def _datasets(site: Site, source: Path, verify: bool, found: Outcomes, listed: bool) -> pa.ChunkedArray:
     """Judge and register batch by batch; returns (``listed``) the ids of those that are here now."""
     verdicts: Counter[tuple[str, str, str | None]] = Counter()
     here: list[pa.ChunkedArray] = []
     with pq.ParquetFile(source / "dataset.parquet") as file:
         for batch in file.iter_batches(BATCH):
-            rows = registry.with_ids(None, _unpacked(pa.Table.from_batches([batch])), types)
+            rows = _unpacked(pa.Table.from_batches([batch]))
             judged = registry.ingest(site, rows, verify=verify).append_column("dataset_type", rows["dataset_type"])
             for row in judged.group_by(["dataset_type", "verdict", "reason"]).aggregate([([], "count_all")]).to_pylist():
                 verdicts[row["dataset_type"], row["verdict"], row["reason"]] += row["count_all"]
@@ -259,7 +257,7 @@ def _members(site: Site, tables: dict[str, pa.Table], here: pa.ChunkedArray, fou
         ).to_arrow_table()
     for name in sorted(members["collection"].unique().to_pylist()):
         mine = members.filter(pc.equal(members["collection"], name))["dataset_id"].to_pylist()
-        _note(found, "member", len(mine), associate(site, name, mine), name=name)
+        _note(found, "member", len(mine), collection.associate(site, name, mine), name=name)
     found.note("member", "association", "left out", tables["association"].num_rows - members.num_rows, left)
     rows = tables["certification"]
     valid = rows.filter(pc.is_in(rows["dataset_id"], here.combine_chunks()))

@@ -22,7 +22,6 @@ from lake.butler.arrival import Arrivals, Row, Transfer
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.document import Dataset, Document, read
 from lake.butler.types import counterparts
-from lake.collection import associate
 from lake.outcome import Outcomes
 from lake.registry import DatasetType, utc_now
 from lake.site import LakeError, Site
@@ -246,7 +245,7 @@ def _tag(site: Site, document: Document, ours: Mapping[str, Row], found: Outcome
             found.note("member", name, "refused", len(members), f"{name} is not a TAGGED collection here")
             continue
         try:
-            new = associate(site, name, ids)
+            new = collection.associate(site, name, ids)
         except LakeError as error:
             found.note("member", name, "refused", len(members), str(error))
             continue

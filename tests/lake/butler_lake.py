@@ -110,7 +110,7 @@ def add_datasets(site: Site) -> None:
     given = registry.with_ids(None, table([row | {"origin": site.name} for row in (*rows, *tables)]), DIMENSIONS)
     ingest(site, given)
     members = given.to_pylist()
-    collection.tag(site, "c/good", [m["dataset_id"] for m in members if m["dataset_type"] == "raw" and m["detector"] == 1])
+    collection.associate(site, "c/good", [m["dataset_id"] for m in members if m["dataset_type"] == "raw" and m["detector"] == 1])
     flats = [m for m in members if m["dataset_type"] == "flat"]
     for flat, (begin, end) in zip(flats, ((60000.0, 60030.123456789), (-math.inf, math.inf)), strict=True):
         collection.certify(site, "c/calib", given.filter(pa.compute.equal(given["dataset_id"], flat["dataset_id"])), begin, end)
