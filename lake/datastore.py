@@ -188,6 +188,7 @@ def suspects(site: Site, paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> list
     if is_object(site.root):  # an object store is asked by name, one by one
         return [path for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True) if _differs(site, path, size)]
     wrong = outside(paths)
+    wrong += _linked(site, paths.filter(pc.invert(pc.is_in(paths, pa.array(wrong, pa.string())))))
     if wrong:
         sound = pc.invert(pc.is_in(paths, pa.array(wrong, pa.string())))
         paths, sizes = paths.filter(sound), sizes.filter(sound)
@@ -200,6 +201,23 @@ def _differs(site: Site, path: str, size: int) -> bool:
         return check(site, path, size) is not None
     except LakeError:
         return True
+
+
+def _linked(site: Site, paths: pa.ChunkedArray) -> list[str]:
+    """Those of many files that are symbolic links, or lie behind one; a look at each directory tells."""
+    folders = pc.replace_substring_regex(paths, r"/?[^/]*$", "")
+    found: list[str] = []
+    for folder in pc.unique(folders).to_pylist():
+        prefix = f"{folder}/" if folder else ""
+        try:
+            with os.scandir(site.path(f"{prefix}x").parent) as entries:
+                found += [prefix + entry.name for entry in entries if entry.is_symlink()]
+        except LakeError:
+            found += paths.filter(pc.equal(folders, folder)).to_pylist()
+        except OSError:
+            continue  # there is no such directory: its files are missing
+    wrong: list[str] = paths.filter(pc.is_in(paths, pa.array(found, pa.string()))).to_pylist()
+    return wrong
 
 
 def outside(paths: pa.Array | pa.ChunkedArray) -> list[str]:

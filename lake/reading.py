@@ -61,6 +61,20 @@ def named_tables(con: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[str, str
     raise QueryError(f"SQL here only reads (SELECT, WITH, FROM, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN), this is {kind}")
 
 
+def condition(text: str) -> str:
+    """A text that is to stand between parentheses in a WHERE, if it stays between them; QueryError if it does not."""
+    depth, tokens = 0, duckdb.tokenize(text)
+    ends = [*(begin for begin, _ in tokens[1:]), len(text)][: len(tokens)]
+    for (begin, kind), end in zip(tokens, ends, strict=True):
+        for sign in text[begin:end] if kind == duckdb.token_type.operator else "":
+            depth += (sign == "(") - (sign == ")")
+            if depth < 0 or sign == ";":
+                raise QueryError(f"{' '.join(text.split())!r} is not one condition: {sign!r} at character {begin + 1} would end it")
+    if depth or not text.strip():
+        raise QueryError(f"{' '.join(text.split())!r} is not one condition: {'a ) is missing' if depth else 'it is empty'}")
+    return text
+
+
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     if isinstance(tree, dict):
         yield tree

@@ -17,6 +17,7 @@ import schemas
 from lake import collection, delta, movement
 from lake.clock import next_event
 from lake.query import QueryError, connect, identifier, literal
+from lake.reading import condition
 from lake.registry import dataset_types
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
@@ -63,6 +64,10 @@ def publish(
     ReleaseError when nothing is chosen, when the release is there with another choice, or for a condition that cannot be used;
     CollectionError for an unknown collection.
     """
+    try:
+        condition(where)
+    except QueryError as error:
+        raise ReleaseError(f"release {release}: {error}") from None
     predicate = " AND ".join([*_in_collections(source, collections), f"({where})"])
     spec = _spec(lake, release, source, destination, types, predicate)
     before = next((each for each in releases(lake) if (each.release, each.destination) == (release, destination.name)), None)

@@ -23,6 +23,7 @@ from lake import delta
 from lake.fault import point
 from lake.link import reachable
 from lake.query import Connection, QueryError, connect, identifier, literal
+from lake.reading import condition
 from lake.registry import NAMESPACE
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
@@ -155,6 +156,10 @@ def _check(lake: Lake, spec: RuleSpec) -> None:
         raise RuleError(f"rule {spec.name}: source and destination are both {spec.source}")
     if not spec.dataset_types:
         raise RuleError(f"rule {spec.name}: no dataset type is given")
+    try:
+        condition(spec.predicate)
+    except QueryError as error:
+        raise RuleError(f"rule {spec.name}: its predicate {error}") from None
     if spec.name == REFETCH:
         raise RuleError(f"rule {spec.name}: this name is taken by the rule that fetches lost files again; choose another")
     if spec.expires_at is not None and spec.not_before is not None and spec.expires_at <= spec.not_before:

@@ -179,7 +179,7 @@ def _id(value: Any) -> str:
 # -- YAML --------------------------------------------------------------------------------------------------------------
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _Loader(yaml.CSafeLoader):  # type: ignore[misc]
     """Plain values, and the tags of the format."""
 
 

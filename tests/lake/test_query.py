@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import schemas
-from lake import delta, query
+from lake import delta, query, reading
 from lake.query import QueryError
 from lake.site import Lake, LakeError
 
@@ -218,3 +218,14 @@ def test_no_such_lake_or_site(lake: Lake, tmp_path: Path) -> None:
         query.connect(tmp_path / "nowhere")
     with pytest.raises(LakeError, match="MARS"):
         query.connect(lake, ["MARS"])
+
+
+@pytest.mark.parametrize("text", ["a = ')' AND (b)", "((a) OR (b))", "x IN (1, 2) -- )\n", 'n = "a)" /* ( */', "a = $$)$$"])
+def test_a_condition_stays_between_its_parentheses(text: str) -> None:
+    assert reading.condition(text) == text
+
+
+@pytest.mark.parametrize("text", ["a) OR (b", "a)", "(a", "a; b", "", "  ", "true) UNION ALL SELECT 1 WHERE (true", "((a)))(("])
+def test_what_would_end_a_condition_is_refused(text: str) -> None:
+    with pytest.raises(reading.QueryError, match="is not one condition"):
+        reading.condition(text)
