@@ -188,6 +188,7 @@ def test_a_campaign_that_was_not_begun_does_not_reconcile(begun: Lake, tmp_path:
 
 FULL = (
     "expected_dataset", "attempt", "dataset", "collection", "certification", "parked", "rule", "manifest", "transfer",
+    "tombstone",
 )  # fmt: skip
 
 
