@@ -51,7 +51,9 @@ def _compare(what: str, count: int, size: int) -> Iterator[Quantity]:
     else:
         ours, theirs = count * size / seconds / 1e6, count * size / peer / 1e6
         said = Peer("cp -r + sha256sum", _version(), theirs)
-        yield Quantity("large files: rule to registry", "MB/s", ours, ">= 0.8", ours / theirs >= 0.8, said, count=count)
+        claimed = count * size >= 1e9  # below, the tables that a first rule makes are most of the time
+        ok = ours / theirs >= 0.8 if claimed else None
+        yield Quantity("large files: rule to registry", "MB/s", ours, ">= 0.8" if claimed else "", ok, said, count)
 
 
 def _cp(tree: Path) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from lake.fault import point
 from lake.ingester import ingest
 from lake.link import Links, reachable
 from lake.query import connect
-from lake.replicas import File, elsewhere, misplaced, order
+from lake.replicas import File, Wanted, elsewhere, misplaced, order
 from lake.rule import ANY, OK, REPLICATING, STUCK, SUSPENDED, Rule, note, only_types
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
@@ -38,21 +38,6 @@ class Policy:
     rounds: int = 3
     backoff: float = 0.2
     workers: int = WORKERS
-
-
-@dataclass
-class Wanted:
-    """A file to be brought, for all rules that want it. ``replicas`` are (site, path) still to be tried, best first.
-
-    ``known`` is the failure that the log tells of already.
-    """
-
-    file: File
-    rules: list[Rule]
-    attempt: int
-    known: str | None = None
-    queued: list[Rule] = field(default_factory=list)
-    replicas: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Haul:

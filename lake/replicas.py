@@ -27,6 +27,21 @@ class File:
 
 
 @dataclass
+class Wanted:
+    """A file to be brought, for all rules that want it. ``replicas`` are (site, path) still to be tried, best first.
+
+    ``known`` is the failure that the log tells of already.
+    """
+
+    file: File
+    rules: list[Rule]
+    attempt: int
+    known: str | None = None
+    queued: list[Rule] = field(default_factory=list)
+    replicas: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
 class Refetched:
     """``healed`` maps a path to the site that a good replica came from, ``failed`` one to the reason why not."""
 
