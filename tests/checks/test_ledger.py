@@ -66,7 +66,7 @@ def test_a_finished_campaign_reconciles(finished: Lake) -> None:
     assert found.reconciled and found.summary.startswith("reconciled: ")
     assert adds_up(found) and found.totals["visible"] == found.totals["expected"] > 500
     assert found.raw_count == 16 and found.raws == []
-    assert {r["step"] for r in found.rows} == set(ledger.STEPS) - {"rule", "storage"}
+    assert {r["step"] for r in found.rows} == set(ledger.STEPS) - {"rules", "rule", "storage"}
     assert row(found, "USDF", "return", "object")["visible"] == 4
     assert [r["step"] for r in found.rows] == sorted((r["step"] for r in found.rows), key=ledger.STEPS.index)
 
