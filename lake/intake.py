@@ -34,7 +34,8 @@ Mode = Literal["copy", "link", "move", "direct"]
 MODES = ("copy", "link", "move", "direct")
 #: Files that are made durable and registered together.
 BATCH = 5000
-THREADS = min(8, 2 * (os.cpu_count() or 1))
+#: More threads than this only wait for each other at the lock of the directory that they write into.
+THREADS = 2
 #: Files that a thread takes from the queue at once.
 AT_ONCE = 50
 RESULT = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string()), ("path", pa.string())])
