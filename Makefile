@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 demo-s3: $(VENV)/.test
 	$(BIN)/python tests/s3_server.py $(BIN)/drp demo drp-demo-s3 --sites pipelines/campaigns/sites_s3.yaml
 
-test: $(VENV)/.test
+test: $(VENV)/.test .peers/butler/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test

@@ -316,7 +316,7 @@ def test_a_clock_that_jumps_back(lake: Lake, monkeypatch, count) -> None:
     for module in ("lake.transfer_log", "lake.transfer", "lake.rule", "lake.registry"):
         monkeypatch.setattr(f"{module}.datetime", Past, raising=False)
     visits = VISITS
-    for hours in (0, 5, 48, 1, 0):
+    for hours in (0, 48, 0):
         Past.back = timedelta(hours=hours)
         visits += 1
         small_lake.add_dimensions(lake.central, range(visits, visits + 1), DETECTORS)
@@ -338,7 +338,7 @@ def test_killed_at_any_moment(lake: Lake, chance: random.Random, count) -> None:
     """Copier, ingester and committer are one process here: kill -9 at random moments of its whole life."""
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(movement.__file__).parents[1]}"}
     kills = 0
-    for _ in range(12 * MANY):
+    for _ in range(6 * MANY):
         process = subprocess.Popen([sys.executable, "-c", RUN, str(lake.root)], env=environment, stderr=subprocess.DEVNULL)
         time.sleep(0.7 + chance.uniform(0, 1.6))
         if process.poll() is None:
@@ -347,7 +347,7 @@ def test_killed_at_any_moment(lake: Lake, chance: random.Random, count) -> None:
         process.wait()
         if chance.random() < 0.3:  # begin again with an empty destination: all moments of a run should be met
             shutil.rmtree(lake.site("LANCS").root)
-            lake.site("LANCS").root.mkdir()
+            lake.site("LANCS").path("tables").mkdir(parents=True)  # a site without it counts as one that cannot be reached
     assert kills
     assert run(lake).ok
     heal(lake)

@@ -78,7 +78,9 @@ def test_version_and_list_of_commands(drp) -> None:
 
 @pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("demo", "init", "simulate", "ingest-raws")])
 def test_commands_about_a_lake_refuse_what_is_none(drp, tmp_path: Path, name: str) -> None:
-    more = {"accept": ["step1"], "reject": ["step1"], "retry": ["step1"], "sql": ["SELECT 1"]}.get(name, [])
+    step, exchange = ["step1"], ["A", tmp_path]
+    more = {"accept": step, "reject": step, "retry": step, "sql": ["SELECT 1"], "prune": ["A"]}.get(name, [])
+    more = exchange if name in ("export", "import", "export-butler", "import-butler") else more
     words = ["rule", "list", tmp_path] if name == "rule" else [name, tmp_path, *more]
     code, out, error = drp(*words)
     assert (code, out) == (2, "")
