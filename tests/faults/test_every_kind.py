@@ -340,7 +340,7 @@ def test_killed_at_any_moment(lake: Lake, chance: random.Random, count) -> None:
     kills = 0
     for _ in range(6 * MANY):
         process = subprocess.Popen([sys.executable, "-c", RUN, str(lake.root)], env=environment, stderr=subprocess.DEVNULL)
-        time.sleep(0.7 + chance.uniform(0, 1.6))
+        time.sleep(0.4 + chance.uniform(0, 1.0))
         if process.poll() is None:
             process.kill()
             kills += 1
