@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import schemas
 from checks import audit
 from lake import delta, query
 from lake.site import Lake
+
+ROOT = Path(__file__).parents[2]
+
+
+def drp(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    run = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, words)]
+    return subprocess.run(run, capture_output=True, text=True, timeout=600, cwd=ROOT)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished campaign: its lake, what it consists of, and how long it took."""
+
+    root: Path
+    content: dict[str, str]
+    seconds: float
 
 
 def content(root: Path) -> dict[str, str]:

@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from campaign_state import content, violations
-
-ROOT = Path(__file__).parents[2]
-
-
-def drp(*words: object) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    run = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, words)]
-    return subprocess.run(run, capture_output=True, text=True, timeout=600, cwd=ROOT)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished campaign: its lake, what it consists of, and how long it took."""
-
-    root: Path
-    content: dict[str, str]
-    seconds: float
+from campaign_state import Finished, content, drp, violations
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from campaign_state import content, violations
-from conftest import ROOT, Finished, drp
+from campaign_state import ROOT, Finished, content, drp, violations
 from s3_server import serving
 
 from lake import query

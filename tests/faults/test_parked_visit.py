@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from campaign_state import violations
-from conftest import drp
+from campaign_state import drp, violations
 
 import schemas
 from lake import datastore, delta, dimensions, registry

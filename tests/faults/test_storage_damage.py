@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from campaign_state import content, violations
-from conftest import Finished, drp
+from campaign_state import Finished, content, drp, violations
 
 from lake import delta
 from lake.site import Lake, Site
