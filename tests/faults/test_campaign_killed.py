@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 from campaign_state import ROOT, Finished, content, drp, violations
+from points import LONG
 from s3_server import serving
 
 from lake import query
 from lake.site import Lake
 
-KILLS = 20 if os.environ.get("DRP_FAULTS") == "long" else 3
+KILLS = 20 if LONG else 2
 
 
 RUN = [sys.executable, "-c", "from pipelines.cli import main; main()", "run"]
@@ -59,7 +60,7 @@ def in_a_bucket(root: Path) -> Iterator[Lake]:
         yield Lake.create(root, {"USDF": {"central": True}, "FRDF": place})
 
 
-@pytest.mark.skipif(KILLS < 20, reason="long: DRP_FAULTS=long")
+@pytest.mark.skipif(not LONG, reason="long: DRP_FAULTS=long")
 @pytest.mark.timeout(3600)
 def test_killed_campaign_in_a_bucket_ends_with_the_same_content(finished: Finished, tmp_path: Path) -> None:
     with in_a_bucket(tmp_path / "lake") as lake:

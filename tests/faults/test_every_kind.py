@@ -26,13 +26,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "lake"))
 
 import small_lake
+from points import LONG
 
 from checks import audit
 from lake import datastore, movement, query, registry, transfer_log
 from lake.ingester import ingest
 from lake.site import Lake
 
-MANY = 20 if os.environ.get("DRP_FAULTS") == "long" else 1
+MANY = 20 if LONG else 1
 VISITS, DETECTORS = 8, 3
 FAST = movement.Policy(rounds=4, backoff=0.01)
 RUN = "import sys; from test_every_kind import run; from lake.site import Lake; run(Lake.open(sys.argv[1]))"
@@ -316,7 +317,7 @@ def test_a_clock_that_jumps_back(lake: Lake, monkeypatch, count) -> None:
     for module in ("lake.transfer_log", "lake.transfer", "lake.rule", "lake.registry"):
         monkeypatch.setattr(f"{module}.datetime", Past, raising=False)
     visits = VISITS
-    for hours in (0, 48, 0):
+    for hours in (0, 5, 48, 1, 0) if LONG else (0, 48):
         Past.back = timedelta(hours=hours)
         visits += 1
         small_lake.add_dimensions(lake.central, range(visits, visits + 1), DETECTORS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from points import some
 
 import schemas
 from lake import datastore, delta, slices
@@ -115,7 +116,7 @@ def resumed(root: Path) -> dict[str, Any]:
     return content(site)
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", some(POINTS, 2))
 def test_death_at_a_point(tmp_path: Path, ready: Path, undisturbed: dict[str, Any], point: str) -> None:
     root = Path(shutil.copytree(ready, tmp_path / "lake"))
     died = run(WORK, root, point)

@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "lake"))
 
 import small_lake
+from points import LONG, some
 
 from lake import datastore, delta, movement, query
 from lake.ingester import ingest
@@ -96,7 +97,7 @@ def check(lake: Lake) -> None:
     assert not list(site.root.rglob(".tmp-*"))
 
 
-@pytest.mark.parametrize("fault", POINTS)
+@pytest.mark.parametrize("fault", some(POINTS))
 def test_killed_and_run_again(lake: Lake, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = start(lake, fault)
     assert killed.wait() == -signal.SIGKILL, killed.stderr.read().decode()
@@ -107,7 +108,7 @@ def test_killed_and_run_again(lake: Lake, fault: str, monkeypatch: pytest.Monkey
     assert [delta.version(lake.site("LANCS"), table) for table in ("rule", "manifest", "transfer", "dataset")] == versions
 
 
-@pytest.mark.parametrize("fault", ["registry:parked", "registry:dataset", "registry:admitted", "ingester:admitted"])
+@pytest.mark.parametrize("fault", some(["registry:dataset", "registry:parked", "registry:admitted", "ingester:admitted"], 2))
 def test_killed_while_parked_rows_are_admitted(lake: Lake, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dimension records come late: the first run parks everything, the second is killed while it admits."""
     monkeypatch.setattr("lake.companions.dimensions.copy", lambda *_: {})
@@ -135,7 +136,7 @@ def test_ingesters_race_with_a_killed_one(lake: Lake, monkeypatch: pytest.Monkey
 
 def test_killed_at_random_moments(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     seed = random.Random(20260101)
-    for _ in range(200 if os.environ.get("DRP_FAULTS") == "long" else 8):
+    for _ in range(200 if LONG else 3):
         process = start(lake)
         time.sleep(seed.uniform(0.3, 3.0))
         process.kill()
