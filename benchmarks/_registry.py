@@ -35,13 +35,19 @@ def make(root: Path, visits: int) -> Site:
     insert(site, "exposure", night | {"exposure": number, "observation_type": "science"})
     place = {"mjd_mid": 6e4 + number / 2000, "ra": 2.0 * (number // VISITS % 180), "dec": 0.0}
     insert(site, "visit", night | {"visit": number, "exposure": number} | place)
-    visit, detector = np.repeat(number, DETECTORS), np.tile(np.arange(DETECTORS), visits)
-    insert(
-        site,
-        "visit_detector_patch",
-        {"instrument": "Cam", "visit": visit, "detector": detector, "skymap": "sky", "tract": visit // VISITS, "patch": 0},
-    )
+    _footprints(site, visits, "sky", number // VISITS)
     return site
+
+
+def scatter(site: Site, visits: int) -> None:
+    """Place the visits on the tracts of another skymap, too, one after the other: no two of a tract are neighbours."""
+    _footprints(site, visits, "scattered", np.arange(visits) % (visits // VISITS))
+
+
+def _footprints(site: Site, visits: int, skymap: str, tract: np.ndarray) -> None:
+    of_visit = {"visit": np.repeat(np.arange(visits), DETECTORS), "tract": np.repeat(tract, DETECTORS)}
+    place = {"detector": np.tile(np.arange(DETECTORS), visits), "skymap": skymap, "patch": 0}
+    insert(site, "visit_detector_patch", {"instrument": "Cam"} | of_visit | place)
 
 
 def insert(site: Site, table: str, columns: dict[str, Any]) -> None:

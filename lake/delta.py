@@ -26,7 +26,7 @@ from lake.site import Site
 
 __all__ = [
     "SQL_TYPES", "AddFile", "DeltaError", "Overtaken", "add_files", "added_since", "append", "connect", "cursor", "files",
-    "open_table", "relation", "remove_files", "replace_files", "scan", "select", "transaction_version", "version", "view",
+    "newest", "open_table", "relation", "remove_files", "replace_files", "scan", "select", "transaction_version", "version", "view",
 ]  # fmt: skip
 
 SQL_TYPES = {
@@ -77,6 +77,18 @@ def version(site: Site, table: str) -> int:
     """The table's latest version; -1 where it does not exist yet."""
     handle = open_table(site, table)
     return -1 if handle is None else int(handle.version())
+
+
+def newest(site: Site, table: str, known: int | None = None) -> int:
+    """The number of the last commit, from the names in the log; -1 for a table that was never written.
+
+    With the number ``known`` from the last time two names are looked for instead of all listed: the log grows one by one,
+    and is cut from its beginning.
+    """
+    log = site.table_path(table) / "_delta_log"
+    if known is not None and known >= 0 and not (log / f"{known + 1:020}.json").exists() and (log / f"{known:020}.json").exists():
+        return known
+    return max((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), default=-1)
 
 
 def transaction_version(site: Site, table: str, app: str) -> int | None:

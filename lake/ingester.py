@@ -17,7 +17,7 @@ import pyarrow as pa
 from lake import delta, dimensions, registry, transfer_log
 from lake.access import at
 from lake.fault import point
-from lake.query import connect, newest
+from lake.query import connect
 from lake.site import Site
 from lake.sql import statement
 from lake.transfer_log import Event
@@ -47,18 +47,18 @@ def ingest(site: Site) -> Ingested:
     with site.lock(APPLICATION):
         place = delta.transaction_version(site, "transfer", APPLICATION)
         version, added = delta.added_since(site, "transfer", -1 if place is None else place)
-        known, waiting = _known(site), newest(site, "parked")
+        known, waiting = _known(site), delta.newest(site, "parked")
         verdicts, files = _take_in(site, version, added) if added else (Counter(), 0)
         admitted, released = 0, 0
         if waiting >= 0 and _looked.get(site.root) != (known, waiting):  # what was parked just now was judged by what is known
             admitted, released = _admit(site)
-        _looked[site.root] = known, newest(site, "parked")
+        _looked[site.root] = known, delta.newest(site, "parked")
     return Ingested(verdicts["accepted"], verdicts["present"], verdicts["parked"], verdicts["rejected"], admitted, files + released)
 
 
 def _known(site: Site) -> list[int]:
     """A number per table that parked datasets wait for; one changes when something becomes known."""
-    return [newest(site, table) for table in (*dimensions.TABLES, "dataset_type")]
+    return [delta.newest(site, table) for table in (*dimensions.TABLES, "dataset_type")]
 
 
 def _take_in(site: Site, version: int, added: Sequence[str]) -> tuple[Counter[str], int]:

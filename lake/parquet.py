@@ -22,7 +22,9 @@ from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 
 ROW_GROUP = 131_072
 #: Tables of which single rows are looked up have smaller ones: a look-up then unpacks less.
-ROW_GROUPS = {"dataset": 16_384}
+ROW_GROUPS = {"dataset": 4_096, "visit_detector_patch": 16_384}
+#: Columns of which each row has its own value: a dictionary of them would be as long as they are, and read whole for one row.
+SINGULAR = {"dataset": ("dataset_id", "path", "checksum", "file_checksum", "quantum_id")}
 #: Data files written here for appended rows; files of slices have the name of their table instead.
 APPENDED = "part-"
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+")
@@ -59,6 +61,7 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
                 pq.write_table(
                     rows.select(stored.names).cast(stored), local, row_group_size=ROW_GROUPS.get(table, ROW_GROUP),
                     compression="zstd", write_page_checksum=True,
+                    use_dictionary=[name for name in stored.names if name not in SINGULAR.get(table, ())],
                 )  # fmt: skip
                 fsync_file(local)
                 metadata, size = pq.read_metadata(local), local.stat().st_size

@@ -27,10 +27,13 @@ import schemas
 from lake import delta, registry
 from lake.access import attach
 from lake.reading import QueryError, named_tables
+from lake.row_groups import RowGroups
 from lake.site import Lake, Site
 
 __all__ = ["Connection", "Parameters", "QueryError", "connect", "identifier", "literal", "query"]
 
+#: Statements whose tables a connection remembers.
+REMEMBERED = 256
 VIEWS = Path(__file__).parent / "sql" / "views"
 
 
@@ -69,6 +72,9 @@ class Connection:
         self.sites = {site.name: site for site in sites}
         self._home = lake.site(home).name if home else None
         self._versions: dict[tuple[str, str], int] = {}
+        self._named: dict[str, set[tuple[str, str]] | None] = {}
+        self._newest: dict[tuple[str, str], int] = {}
+        self._row_groups: dict[tuple[str, str], RowGroups] = {}
         self._con = duckdb.connect(
             config={
                 "autoinstall_known_extensions": False,
@@ -93,7 +99,7 @@ class Connection:
 
     def execute(self, sql: str, parameters: Parameters = None) -> duckdb.DuckDBPyConnection:
         """Run one reading statement; fetch from what it returns (``fetchall``, ``fetchnumpy``, ``to_arrow_table``)."""
-        self._open(named_tables(self._con, sql))
+        self._open(self._named_tables(sql))
         try:
             return self._con.execute(sql, parameters)
         except duckdb.Error as error:
@@ -101,11 +107,17 @@ class Connection:
 
     def table(self, sql: str, parameters: Parameters = None) -> pa.Table:
         """The answer to one reading statement as an Arrow table."""
-        self._open(named_tables(self._con, sql))
+        self._open(self._named_tables(sql))
         try:
             return self._con.sql(sql, params=parameters).to_arrow_table()
         except duckdb.Error as error:
             raise self._explained(error) from None
+
+    def row_groups(self, site: str, table: str) -> RowGroups:
+        """A site's own table for look-ups without SQL, of which is kept what this connection has read."""
+        if (site, table) not in self._row_groups:
+            self._row_groups[site, table] = RowGroups(self.sites[site], table, self._prune.get(table))
+        return self._row_groups[site, table]
 
     def names(self) -> list[str]:
         """Every table and view that a statement may name."""
@@ -131,6 +143,14 @@ class Connection:
             message = f"only the lake's own files can be read ({message})"
         return QueryError(message)
 
+    def _named_tables(self, sql: str) -> set[tuple[str, str]] | None:
+        """As named_tables(), which takes 1 ms: of a statement that comes again (with other parameters) it is remembered."""
+        if sql not in self._named:
+            if len(self._named) >= REMEMBERED:
+                self._named.clear()
+            self._named[sql] = named_tables(self._con, sql)
+        return self._named[sql]
+
     def _open(self, named: set[tuple[str, str]] | None) -> None:
         """Make the views of the tables that are named; None stands for all of them."""
         if named is None:
@@ -153,15 +173,19 @@ class Connection:
                 self._open_view(table, site)
             version = 0
         else:
-            version = sum(newest(s, name) for s in self._of(site))
+            version = sum(self._version(s, name) for s in self._of(site))
             if site is not None and schemas.table(name).subject == "catalogues":
-                version += newest(self.sites[site], "dataset")
+                version += self._version(self.sites[site], "dataset")
         key = (site or "main", name)
         if self._versions.get(key) == version:
             return
         select = self._derived(name, site) if name in _views() else self._table(name, site)
         self._con.execute(f"CREATE OR REPLACE VIEW {identifier(key[0])}.{identifier(name)} AS {select}")
         self._versions[key] = version
+
+    def _version(self, site: Site, table: str) -> int:
+        self._newest[site.name, table] = version = delta.newest(site, table, self._newest.get((site.name, table)))
+        return version
 
     def _of(self, site: str | None) -> list[Site]:
         return [self.sites[site]] if site else list(self.sites.values())
@@ -228,12 +252,6 @@ def _inputs(con: duckdb.DuckDBPyConnection, view: str) -> list[str]:
 
 
 _view_inputs: dict[str, list[str]] = {}
-
-
-def newest(site: Site, table: str) -> int:
-    """The number of the last commit, found by listing the log; -1 for a table that was never written."""
-    log = site.table_path(table) / "_delta_log"
-    return max((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), default=-1)
 
 
 def literal(text: str) -> str:

@@ -11,13 +11,15 @@ import pyarrow as pa
 
 import schemas
 from lake import collection, registry
+from lake.lookup import ORDER, look_up
 from lake.query import Connection, connect, identifier
 from lake.region import LARGEST, Region, vectors
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
 from lake.where import RECORDS, SKY, Condition, parse
 
-ORDER = ("dataset_type", "run", *schemas.DATA_ID, "dataset_id")
+#: What names a dataset, as others return references to datasets.
+REFERENCE = ("dataset_id", "dataset_type", "run", *schemas.DATA_ID)
 #: Footprints: the table, and the data ID columns that it has corners for.
 FOOTPRINTS = {
     "visit_detector_region": ("instrument", "visit", "detector"),
@@ -41,12 +43,14 @@ def search(
     mjd: float | None = None,
     region: Region | None = None,
     limit: int | None = None,
+    columns: Sequence[str] = (),
 ) -> pa.Table:
     """Datasets registered at some or all sites: ``site``, the columns of ``dataset``, and ``collection`` where some are given.
 
     ``types`` are names or patterns (``deep_*``; none: all), ``where`` is a condition (lake.where), ``mjd`` the time for
     which CALIBRATION collections are looked into, ``region`` what a dataset's footprint must touch. With ``find_first``,
-    of each type and data ID only the one in the first collection that has it. LakeError names what is unknown or wrong.
+    of each type and data ID only the one in the first collection that has it. ``columns`` of ``dataset`` are returned (none
+    named: all), which costs less where they are few, such as those of a REFERENCE. LakeError names what is unknown or wrong.
     """
     condition = parse(where)
     if (find_first or mjd is not None) and not collections:
@@ -58,7 +62,7 @@ def search(
     parts = []
     for site in with_collections or chosen[:1]:
         with connect(lake, [site.name], site.name) as con:
-            parts.append(look(con, site, wanted, condition, collections, find_first, mjd, region, limit))
+            parts.append(look(con, site, wanted, condition, collections, find_first, mjd, region, limit, columns))
     return pa.concat_tables(parts).slice(0, limit)
 
 
@@ -72,8 +76,17 @@ def look(
     mjd: float | None = None,
     region: Region | None = None,
     limit: int | None = None,
+    columns: Sequence[str] = (),
 ) -> pa.Table:
     """As search(), at one site, on a connection that has it for its home and may stay open; ``types`` are names (None: all)."""
+    unknown = [name for name in columns if name not in schemas.table("dataset").arrow.names]
+    if unknown:
+        raise SearchError(f"dataset has no column {unknown[0]!r}; it has {', '.join(schemas.table('dataset').arrow.names)}")
+    if condition.demands is not None and not collections and region is None:
+        found = look_up(con, site.name, types, condition.demands, columns or schemas.table("dataset").arrow.names)
+        if found is not None:
+            found = found.slice(0, limit)
+            return found.add_column(0, "site", pa.repeat(site.name, found.num_rows))
     params: dict[str, Any] = dict(condition.params)
     tests = [condition.sql]
     source = f"SELECT * FROM {identifier(site.name)}.dataset"
@@ -90,15 +103,16 @@ def look(
     if condition.on_sky:
         steps = f"{steps}, " if steps else f"WITH chosen AS NOT MATERIALIZED {chosen}, "
         own = ", ".join(f"if(d.imaged, NULL, d.{c}) AS {c}" for c in SKY)
-        found = (
+        sql = (
             f"{steps}placed AS NOT MATERIALIZED ({statement('placed_datasets')}) "
             f"SELECT DISTINCT d.* EXCLUDE (imaged) REPLACE ({own}) FROM placed d{joins} WHERE {test}"
         )
     else:
-        found = f"{steps} SELECT d.* FROM {chosen} d{joins} WHERE {test}"
+        sql = f"{steps} SELECT d.* FROM {chosen} d{joins} WHERE {test}"
     order = ", ".join([*ORDER, *(["collection"] if collections else [])])
-    sql = f"SELECT '{site.name}' AS site, * FROM ({found}) ORDER BY {order}" + (f" LIMIT {int(limit)}" if limit is not None else "")
-    return con.table(sql, params)
+    shown = ", ".join([identifier(name) for name in columns] + ["collection"] * bool(collections)) if columns else "*"
+    sql = f"SELECT '{site.name}' AS site, {shown} FROM ({sql}) ORDER BY {order}"
+    return con.table(sql if limit is None else f"{sql} LIMIT {int(limit)}", params)
 
 
 def _types(given: Sequence[str], known: set[str]) -> list[str] | None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 import pyarrow as pa
 
 import schemas
+from lake.row_groups import Demand, Range
 from lake.site import LakeError
 
 #: Dimension records that a condition may ask about, and the columns of a dataset that find them.
@@ -47,6 +48,8 @@ class Condition:
     params: dict[str, Value] = field(default_factory=dict)
     records: frozenset[str] = frozenset()
     columns: frozenset[str] = frozenset()
+    #: The same without SQL, where it says no more than that columns of ``dataset`` lie in ranges; else None.
+    demands: tuple[Demand, ...] | None = ()
 
     @property
     def on_sky(self) -> bool:
@@ -75,6 +78,8 @@ class _Parser:
         self.params: dict[str, Value] = {}
         self.records: set[str] = set()
         self.columns: set[str] = set()
+        self.demands: list[Demand] = []
+        self.simple = True
 
     def condition(self) -> Condition:
         if self.peek().kind == "end":
@@ -82,7 +87,8 @@ class _Parser:
         sql = self.either()
         if self.peek().kind != "end":
             self.fail(self.peek(), "AND, OR or the end")
-        return Condition(sql, self.params, frozenset(self.records), frozenset(self.columns))
+        demands = tuple(self.demands) if self.simple else None
+        return Condition(sql, self.params, frozenset(self.records), frozenset(self.columns), demands)
 
     # -- words ---------------------------------------------------------------------------------------------------------
 
@@ -125,6 +131,7 @@ class _Parser:
         parts = [self.all()]
         while self.accept("or"):
             parts.append(self.all())
+            self.simple = False
         return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
 
     def all(self) -> str:
@@ -139,6 +146,7 @@ class _Parser:
             self.fail(self.peek(), f"at most {DEEPEST} levels of NOT and parentheses")
         if self.accept("not"):
             sql = f"NOT ({self.denied()})"
+            self.simple = False
         elif self.accept("("):
             sql = f"({self.either()})"
             self.expect(")", "a closing parenthesis")
@@ -156,21 +164,26 @@ class _Parser:
             sign = self.sign()
             column, kind = self.column()
             turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(sign, sign)
-            return f"{column} {turned} {self.parameter(value, kind)}"
+            return self.compared(column, turned, self.parameter(value, kind), kind)
         column, kind = self.column()
         if self.accept("is"):
             negated = self.accept("not")
+            self.simple = False
             self.expect("null", "NULL")
             return f"{column} IS {'NOT ' if negated else ''}NULL"
         denied = "NOT " if self.accept("not") else ""
+        self.simple &= not denied
         if self.accept("in"):
             return f"{denied}({self.members(column, kind)})"
         if self.accept("like"):
+            self.simple = False
             return f"{column} {denied}LIKE {self.parameter(self.take(), pa.string())}"
         if self.accept("between"):
             low = self.value(kind)
             self.expect("and", "AND")
-            return f"{column} {denied}BETWEEN {low} AND {self.value(kind)}"
+            high = self.value(kind)
+            self.demand(column, kind, (self.params[low[1:]], self.params[high[1:]]))  # type: ignore[arg-type]
+            return f"{column} {denied}BETWEEN {low} AND {high}"
         if denied:
             self.fail(self.peek(), "IN, LIKE or BETWEEN")
         sign = self.sign()
@@ -178,8 +191,27 @@ class _Parser:
             other, other_kind = self.column()
             if _numeric(kind) != _numeric(other_kind):
                 self.fail(self.tokens[self.next - 1], "a column of the same kind")
+            self.simple = False
             return f"{column} {sign} {other}"
-        return f"{column} {sign} {self.value(kind)}"
+        return self.compared(column, sign, self.value(kind), kind)
+
+    def compared(self, column: str, sign: str, value: str, kind: pa.DataType) -> str:
+        v = self.params[value[1:]]
+        ranges: dict[str, Range] = {"=": (v, v), ">=": (v, None), "<=": (None, v)}
+        if isinstance(v, int):
+            ranges |= {">": (v + 1, None), "<": (None, v - 1)}
+        self.demand(column, kind, ranges.get(sign))
+        return f"{column} {sign} {value}"
+
+    def demand(self, column: str, kind: pa.DataType, *ranges: Range | None) -> None:
+        """Note that a column lies in one of the ranges; where that cannot be said so, that there is more to the condition."""
+        table, name = column.replace('"', "").split(".")
+        if pa.types.is_integer(kind):
+            fit = all(r and all(v is None or (isinstance(v, int) and abs(v) < 2**62) for v in r) for r in ranges)
+        else:
+            fit = pa.types.is_string(kind) and all(r and r[0] == r[1] for r in ranges)
+        self.simple &= fit and table == "d"
+        self.demands.append((name, [r for r in ranges if r]))
 
     def sign(self) -> str:
         token = self.take()
@@ -189,7 +221,7 @@ class _Parser:
 
     def members(self, column: str, kind: pa.DataType) -> str:
         self.expect("(", "a list in parentheses")
-        parts = []
+        parts, ranges = [], []
         while True:
             at = self.peek()
             low = self.value(kind)
@@ -200,11 +232,15 @@ class _Parser:
                 if step is not None and self.params[step[1:]] < 1:  # type: ignore[operator]
                     self.fail(self.tokens[self.next - 1], "a stride of 1 or more")
                 parts.append(f"{column} BETWEEN {low} AND {high}" + (f" AND ({column} - {low}) % {step} = 0" if step else ""))
+                self.simple &= step is None
             else:
+                high = low
                 parts.append(f"{column} = {low}")
+            ranges.append((self.params[low[1:]], self.params[high[1:]]))
             if not self.accept(","):
                 break
         self.expect(")", "a comma or a closing parenthesis")
+        self.demand(column, kind, *ranges)
         return " OR ".join(parts)
 
     def column(self) -> tuple[str, pa.DataType]:

@@ -42,19 +42,20 @@ def command(
       drp datasets ./drp-demo flat --collection demo/calib --time 61294.3
     """
     from lake import region
-    from lake.search import search
+    from lake.search import REFERENCE, search
     from lake.site import Lake
 
     if circle and polygon:
         raise click.UsageError("give a circle or a polygon, not both")
     place = region.circle(circle) if circle else region.polygon(polygon) if polygon else None
+    columns = [*REFERENCE, *SHOWN] if form == "table" else []
     found = search(
         Lake.open(lake), types, where, collections,
-        sites=sites or None, find_first=find_first, mjd=mjd, region=place, limit=limit,
+        sites=sites or None, find_first=find_first, mjd=mjd, region=place, limit=limit, columns=columns,
     )  # fmt: skip
     names = found.column_names
     if form == "table":  # what distinguishes them, and where they are
-        used = [name for name in names[: names.index("path")] if found[name].null_count < found.num_rows]
+        used = [name for name in names[: names.index("bytes")] if found[name].null_count < found.num_rows]
         names = [name for name in used if name != "dataset_id"] + [*SHOWN, *(["collection"] if collections else [])]
     emit(found.select(names).to_pylist(), form, names)
     click.echo(f"{found.num_rows:,} dataset{'' if found.num_rows == 1 else 's'}", err=True)
