@@ -55,7 +55,7 @@ def run(scale: int) -> Iterator[Quantity]:
             if verdicts != ["accepted"]:
                 raise click.ClickException(f"the registry said {verdicts}")
     with tempfile.TemporaryDirectory() as folder:
-        found = _peer.measure("butler", "butler_ingest", PEER_FILES, "copy", SIZE, folder)
+        found = _peer.measure("butler", "butler_ingest", PEER_FILES, "copy", SIZE, folder, "before")
     peer = Peer("butler", found["version"], found["datasets"] / found["seconds"]) if found else None
     ok = rates["copy"] >= WANTED * peer.figure if peer else None
     yield Quantity("copied, checksummed, durable", "files/s", rates["copy"], f">= {WANTED:.0f}x", ok, peer, count)

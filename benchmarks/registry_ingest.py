@@ -1,7 +1,8 @@
 """Bulk registration of files in place: ids computed, sizes looked at, every dimension value and duplicate checked.
 
 Scale 1 registers a batch of 100,000 rows, scale 10 of 1,000,000, scale 100 ten such batches into one registry (each the
-same files in a run of its own). Butler ingests 20,000 files with transfer="direct", its references made beforehand.
+same files in a run of its own). Butler ingests 20,000 files with transfer="direct". What is claimed is like for like: both
+clocks start with paths and data IDs. Butler is measured with references made beforehand, too; ours still makes its ids.
 """
 
 from __future__ import annotations
@@ -42,9 +43,16 @@ def run(scale: int) -> Iterator[Quantity]:
             if verdicts != ["accepted"] or repeated != ["present"]:
                 raise click.ClickException(f"the registry said {verdicts} and {repeated}")
     with tempfile.TemporaryDirectory() as folder:
-        found = _peer.measure("butler", "butler_ingest", PEER_FILES, "direct", 10, folder)
-    peer = Peer("butler", found["version"], found["datasets"] / found["seconds"]) if found else None
+        peer = _butler(folder, "inside")
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = _butler(folder, "before")
     count, rate = rows * batches, rows * batches / first
     ok = rate >= WANTED * peer.figure if peer else None
-    yield Quantity("registered in place", "rows/s", rate, f">= {WANTED:.0f}x", ok, peer, count)
+    yield Quantity("registered in place, from data IDs", "rows/s", rate, f">= {WANTED:.0f}x", ok, peer, count)
+    yield Quantity("the same, Butler's references made beforehand", "rows/s", rate, peer=prepared, count=count)
     yield Quantity("the same rows again", "rows/s", count / again, count=count)
+
+
+def _butler(folder: str, references: str) -> Peer | None:
+    found = _peer.measure("butler", "butler_ingest", PEER_FILES, "direct", 10, folder, references)
+    return Peer("butler", found["version"], found["datasets"] / found["seconds"]) if found else None

@@ -10,15 +10,14 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow.fs import LocalFileSystem
 
 import schemas
 from lake.objects import ObjectPath, is_object
@@ -176,24 +175,17 @@ def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | N
 
 
 def suspects(site: Site, paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> list[str]:
-    """Those of many files that are not in storage with these sizes, or not below the site's root: check() says why."""
-    storage, root = LocalFileSystem(), f"{site.root}/"
+    """Those of many files that are not in storage with these sizes, or not below the site's root: check() says why.
 
-    def differing(begin: int) -> list[str]:
-        names = paths.slice(begin, LOOKED_AT).to_pylist()
-        found = storage.get_file_info([root + name for name in names])  # a million a second, without the interpreter's lock
-        wanted = sizes.slice(begin, LOOKED_AT).to_pylist()
-        return [name for name, info, size in zip(names, found, wanted, strict=True) if info.size != size]
-
+    For one thread beside DuckDB and Arrow: a second one would wait for the interpreter's lock, for longer than it works.
+    """
     if is_object(site.root):  # an object store is asked by name, one by one
         return [path for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True) if _differs(site, path, size)]
-    wrong = outside(paths)
-    wrong += _linked(site, paths.filter(pc.invert(pc.is_in(paths, pa.array(wrong, pa.string())))))
-    if wrong:
-        sound = pc.invert(pc.is_in(paths, pa.array(wrong, pa.string())))
-        paths, sizes = paths.filter(sound), sizes.filter(sound)
-    with ThreadPoolExecutor(2, thread_name_prefix="storage") as pool:
-        return wrong + [path for part in pool.map(differing, range(0, len(paths), LOOKED_AT)) for path in part]
+    wrong: list[str] = []
+    with _Folders(site.root) as folders:
+        for begin in range(0, len(paths), LOOKED_AT):
+            wrong += folders.differing(*(column.slice(begin, LOOKED_AT).to_pylist() for column in (paths, sizes)))
+    return wrong
 
 
 def _differs(site: Site, path: str, size: int) -> bool:
@@ -203,21 +195,53 @@ def _differs(site: Site, path: str, size: int) -> bool:
         return True
 
 
-def _linked(site: Site, paths: pa.ChunkedArray) -> list[str]:
-    """Those of many files that are symbolic links, or lie behind one; a look at each directory tells."""
-    folders = pc.replace_substring_regex(paths, r"/?[^/]*$", "")
-    found: list[str] = []
-    for folder in pc.unique(folders).to_pylist():
-        prefix = f"{folder}/" if folder else ""
-        try:
-            with os.scandir(site.path(f"{prefix}x").parent) as entries:
-                found += [prefix + entry.name for entry in entries if entry.is_symlink()]
-        except LakeError:
-            found += paths.filter(pc.equal(folders, folder)).to_pylist()
-        except OSError:
-            continue  # there is no such directory: its files are missing
-    wrong: list[str] = paths.filter(pc.is_in(paths, pa.array(found, pa.string()))).to_pylist()
-    return wrong
+class _Folders:
+    """Directories below a site's root, opened name by name: what is seen in one lies behind no symbolic link."""
+
+    def __init__(self, root: Path) -> None:
+        self._names: list[str] = []
+        self._opened = [os.open(root, os.O_PATH | os.O_DIRECTORY)]
+
+    def __enter__(self) -> _Folders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave(0)
+        os.close(self._opened.pop())
+
+    def differing(self, paths: list[str], sizes: list[int]) -> list[str]:
+        """Those of the paths at which there is no regular file of this size, as far as can be seen from here."""
+        wrong: list[str] = []
+        known, at = None, -1
+        for path, size in zip(paths, sizes, strict=True):
+            folder, _, name = path.rpartition("/")
+            try:
+                if folder != known:
+                    known = None
+                    at = self._enter(folder.split("/"))
+                    known = folder
+                status = os.lstat(name, dir_fd=at)
+                if status.st_size != size or not stat.S_ISREG(status.st_mode):
+                    wrong.append(path)
+            except (OSError, ValueError):
+                wrong.append(path)
+        return wrong
+
+    def _enter(self, names: list[str]) -> int:
+        """A descriptor of the directory; OSError where it is not there or a name leads elsewhere."""
+        self._leave(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._names, names, strict=False))))
+        for name in names[len(self._names) :]:
+            if name == "..":
+                raise NotADirectoryError(name)
+            self._opened.append(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._opened[-1]))
+            self._names.append(name)
+        return self._opened[-1]
+
+    def _leave(self, depth: int) -> None:
+        """Close all that is deeper than ``depth`` names."""
+        while len(self._names) > depth:
+            self._names.pop()
+            os.close(self._opened.pop())
 
 
 def outside(paths: pa.Array | pa.ChunkedArray) -> list[str]:

@@ -11,11 +11,13 @@ import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
+from deltalake import DeltaTable
 
 import schemas
 from lake.access import at, attach
@@ -169,19 +171,55 @@ def append(
 
     The schema must be the declared one (SchemaError). The table is created by its first append.
     """
+    checked(table, data)
+    handle = ensure_table(site, table)
+    if (txn is not None and applied(handle, txn)) or (txn is None and not data.num_rows):
+        return txn is None
+    return stage(site, table, data).commit(txn, metadata, handle)
+
+
+@dataclass
+class Staged:
+    """Durable files of rows that are no part of their table yet; discarded when this is left, unless they were committed."""
+
+    site: Site
+    table: str
+    files: list[AddFile]
+    kept: bool = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def commit(
+        self, txn: tuple[str, int] | None = None, metadata: Mapping[str, str] | None = None, handle: DeltaTable | None = None
+    ) -> bool:
+        """Make the files part of their table, as append() does; where it returns False, they are gone."""
+        self.kept = True  # also where this fails: the commit may have been made
+        self.kept = commit(self.site, self.table, self.files, (), txn, metadata, handle=handle)
+        self.discard()
+        return self.kept
+
+    def discard(self) -> None:
+        """Remove the files, if they are not in the table."""
+        for file in self.files if not self.kept else ():
+            (self.site.table_path(self.table) / file.path).unlink(missing_ok=True)
+
+
+def stage(site: Site, table: str, data: pa.Table) -> Staged:
+    """Write rows durably, to be committed or discarded. SchemaError as in append()."""
+    checked(table, data)
+    return Staged(site, table, write_files(site, table, data))
+
+
+def checked(table: str, data: pa.Table) -> None:
+    """SchemaError where rows do not have the declared columns and types, or nulls where none may be."""
     schemas.check(table, data.schema)
     for field in schemas.table(table).arrow:
         if not field.nullable and data[field.name].null_count:
             raise schemas.SchemaError(f"table {table!r}: column {field.name!r} must not be null")
-    handle = ensure_table(site, table)
-    if (txn is not None and applied(handle, txn)) or (txn is None and not data.num_rows):
-        return txn is None
-    written = write_files(site, table, data)
-    if commit(site, table, written, (), txn, metadata, handle=handle):
-        return True
-    for file in written:
-        (site.table_path(table) / file.path).unlink()
-    return False
 
 
 def add_files(

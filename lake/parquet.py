@@ -23,8 +23,14 @@ from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
 ROW_GROUP = 131_072
 #: Tables of which single rows are looked up have smaller ones: a look-up then unpacks less.
 ROW_GROUPS = {"dataset": 4_096, "visit_detector_patch": 16_384}
-#: Columns of which each row has its own value: a dictionary of them would be as long as they are, and read whole for one row.
-SINGULAR = {"dataset": ("dataset_id", "path", "checksum", "file_checksum", "quantum_id")}
+#: Columns of which each row has its own value: a dictionary of them would be as long as they are, tried in vain, and read whole for
+#: one row. Lengths, and what paths share, are cheap.
+SINGULAR = {
+    "dataset": {
+        "dataset_id": "DELTA_LENGTH_BYTE_ARRAY", "path": "DELTA_BYTE_ARRAY", "quantum_id": "DELTA_LENGTH_BYTE_ARRAY",
+        "checksum": "DELTA_LENGTH_BYTE_ARRAY", "file_checksum": "DELTA_LENGTH_BYTE_ARRAY",
+    }
+}  # fmt: skip
 #: Data files written here for appended rows; files of slices have the name of their table instead.
 APPENDED = "part-"
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+")
@@ -50,6 +56,7 @@ class AddFile:
 def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
     """Write rows as durable parquet files, one per partition value, not yet part of the table."""
     stored = schemas.table(table).payload.remove_metadata()
+    singular = SINGULAR.get(table, {})
     root = site.table_path(table)
     written = []
     for values, rows in partitions(table, data):
@@ -60,8 +67,8 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
             with storing(path) as local:
                 pq.write_table(
                     rows.select(stored.names).cast(stored), local, row_group_size=ROW_GROUPS.get(table, ROW_GROUP),
-                    compression="zstd", write_page_checksum=True,
-                    use_dictionary=[name for name in stored.names if name not in SINGULAR.get(table, ())],
+                    compression="zstd", write_page_checksum=True, column_encoding=singular,
+                    use_dictionary=[name for name in stored.names if name not in singular],
                 )  # fmt: skip
                 fsync_file(local)
                 metadata, size = pq.read_metadata(local), local.stat().st_size
@@ -80,6 +87,8 @@ def partitions(table: str, data: pa.Table) -> list[tuple[dict[str, str], pa.Tabl
     by = list(schemas.table(table).partition_by)
     if not by or not data.num_rows:
         return [({}, data)] if data.num_rows else []
+    if all(pc.count_distinct(data[c], "all").as_py() == 1 for c in by):
+        return [({c: partition_value(table, c, data[c][0].as_py()) for c in by}, data)]
     data = ordered(data, by)
     groups = data.select(by).group_by(by, use_threads=False).aggregate([([], "count_all")])
     parts, start = [], 0

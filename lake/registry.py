@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
@@ -39,6 +40,7 @@ CHECKED = ("instrument", "exposure", "visit", "detector", "physical_filter", "sk
 #: Rows are stored in this order: look-ups by visit or tract then read little.
 CLUSTER = ("dataset_type", "visit", "tract", "detector", "patch", "dataset_id")
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
+NO_PROBLEMS = pa.schema([("path", pa.string()), ("file_bytes", pa.int64()), ("problem", pa.string())]).empty_table()
 
 
 def utc_now() -> datetime:
@@ -99,13 +101,14 @@ class Judgement:
     """A judged batch: the rows to be registered, the files to be added to catalogue tables, the events for ``parked``.
 
     ``judged`` holds the given rows in their order with ``verdict``, ``reason`` and ``known_path`` (of the registered
-    one).
+    one). ``staged`` holds the accepted ones as a finished file, if that was asked for and no file was in the way.
     """
 
     judged: pa.Table
     accepted: pa.Table
     waiting: pa.Table
     admitted: pa.Table
+    staged: delta.Staged | None = None
 
     @property
     def has_work(self) -> bool:
@@ -128,10 +131,11 @@ def ingest(site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, v
     too, is durable.
     """
     with site.lock():
-        judgement = judge(site, datasets, verify)
-        for table, files in catalogue_files(site, judgement.accepted).items():
-            delta.add_files(site, table, files)
-        record(site, judgement, txn)
+        judgement = judge(site, datasets, verify, stage=True)
+        with judgement.staged or nullcontext():
+            for table, files in catalogue_files(site, judgement.accepted).items():
+                delta.add_files(site, table, files)
+            record(site, judgement, txn)
     return judgement.verdicts
 
 
@@ -144,7 +148,9 @@ def record(site: Site, judgement: Judgement, txn: tuple[str, int] | None = None)
     if judgement.waiting.num_rows:
         delta.append(site, "parked", judgement.waiting, txn)
     fault.point("registry:parked")
-    if judgement.accepted.num_rows or txn is not None:
+    if judgement.staged is not None:
+        judgement.staged.commit(txn)
+    elif judgement.accepted.num_rows or txn is not None:
         delta.append(site, "dataset", judgement.accepted, txn)
     fault.point("registry:dataset")
     if judgement.admitted.num_rows:
@@ -169,42 +175,67 @@ def catalogue_files(site: Site, datasets: pa.Table) -> dict[str, list[delta.AddF
     return dict(sorted(found.items()))
 
 
-def judge(site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping[str, str] | None = None) -> Judgement:
+def judge(
+    site: Site, datasets: pa.Table, verify: bool = True, problems: Mapping[str, str] | None = None, stage: bool = False
+) -> Judgement:
     """Verdicts on a batch against the site's files, dimension records and registered datasets; changes nothing.
 
-    ``problems`` are files (by path) that the caller knows to be unusable.
+    ``problems`` are files (by path) that the caller knows to be unusable. With ``stage``, accepted rows are written to a
+    file of the table ``dataset`` while the files of the batch are looked at; the caller commits or discards it.
     """
     now = utc_now()
     datasets = _stamped(site, datasets, now)
-    types = {name: kind.dimensions for name, kind in dataset_types(site).items()}
     with delta.cursor() as con, ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
         storage = pool.submit(_storage, site, datasets, verify, problems or {})
-        con.execute("SET VARIABLE site = $site", {"site": site.name})
-        con.execute("SET VARIABLE now = $now::TIMESTAMPTZ", {"now": now})
-        install_names(con, padded(datasets), types)
-        for table in CHECKED:
-            used = datasets[table].null_count < datasets.num_rows
-            con.execute(f"CREATE TEMP VIEW {table} AS {delta.select(site, table) if used else delta.scan(table, [])}")
-        con.execute(f"CREATE TEMP VIEW registered AS {candidates(site, datasets)}")
-        con.execute(f"CREATE TEMP VIEW parked AS {delta.select(site, 'parked')}")
-        identified = ordered(con.sql(statement("identified")).to_arrow_table(), ["ordinal"])
-        ids = identified["dataset_id"]
-        if ids.null_count:
-            nameless = datasets.filter(pc.is_null(ids))["dataset_type"][0]
-            raise RegistryError(f"site {site.name}: dataset type {nameless} is not known, so that ids cannot be made; register it")
-        datasets = datasets.set_column(0, schemas.table("dataset").arrow.field(0), ids)
-        con.register("identified", identified)
-        con.register("given", padded(datasets))
-        con.register("storage", storage.result())
-        for name in ("verdicts", "parked_now", "parked_events"):
+        datasets = _identified(con, site, datasets, now)
+        staged = None
+        if stage:
+            found, accepted = _verdicts(con, datasets, NO_PROBLEMS)
+            staged = delta.stage(site, "dataset", accepted) if accepted.num_rows else None
+        if not stage or storage.result().num_rows:
+            if staged is not None:
+                staged.discard()
+            staged = None
+            found, accepted = _verdicts(con, datasets, storage.result())
+        for name in ("parked_now", "parked_events"):
             con.execute(statement(name))
-        found = _spread(con.sql("SELECT ordinal, verdict, reason, known_path FROM judged").to_arrow_table(), datasets.num_rows)
         return Judgement(
             judged=reduce(lambda rows, c: rows.append_column(c, found[c]), ("verdict", "reason", "known_path"), datasets),
-            accepted=ordered(_where(datasets, pc.equal(found["verdict"], "accepted")), CLUSTER),
+            accepted=accepted,
             waiting=_rows(con, "parked", "FROM parked_events WHERE state <> 'admitted'"),
             admitted=_rows(con, "parked", "FROM parked_events WHERE state = 'admitted'"),
+            staged=staged,
         )
+
+
+def _identified(con: duckdb.DuckDBPyConnection, site: Site, datasets: pa.Table, now: datetime) -> pa.Table:
+    """The rows with their ids; makes on ``con`` all that the verdicts need to know but the state of their files."""
+    con.execute("SET VARIABLE site = $site", {"site": site.name})
+    con.execute("SET VARIABLE now = $now::TIMESTAMPTZ", {"now": now})
+    install_names(con, padded(datasets), {name: kind.dimensions for name, kind in dataset_types(site).items()})
+    for table in CHECKED:
+        used = datasets[table].null_count < datasets.num_rows
+        con.execute(f"CREATE TEMP VIEW {table} AS {delta.select(site, table) if used else delta.scan(table, [])}")
+    con.execute(f"CREATE TEMP VIEW registered AS {candidates(site, datasets)}")
+    con.execute(f"CREATE TEMP VIEW parked AS {delta.select(site, 'parked')}")
+    identified = ordered(con.sql(statement("identified")).to_arrow_table(), ["ordinal"])
+    ids = identified["dataset_id"]
+    if ids.null_count:
+        nameless = datasets.filter(pc.is_null(ids))["dataset_type"][0]
+        raise RegistryError(f"site {site.name}: dataset type {nameless} is not known, so that ids cannot be made; register it")
+    datasets = datasets.set_column(0, schemas.table("dataset").arrow.field(0), ids)
+    con.register("identified", identified)
+    con.register("given", padded(datasets))
+    con.execute(statement("remarkable"))
+    return datasets
+
+
+def _verdicts(con: duckdb.DuckDBPyConnection, datasets: pa.Table, storage: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """What is said of every row (verdict, reason, known_path), and the accepted rows in the order in which they are stored."""
+    con.register("storage", storage)
+    con.execute(statement("verdicts"))
+    found = _spread(con.sql("SELECT ordinal, verdict, reason, known_path FROM judged").to_arrow_table(), datasets.num_rows)
+    return found, ordered(_where(datasets, pc.equal(found["verdict"], "accepted")), CLUSTER)
 
 
 def _stamped(site: Site, datasets: pa.Table, now: datetime) -> pa.Table:
@@ -253,10 +284,7 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
             problem = str(error)
         if problem is not None:
             found.append({"path": path, "file_bytes": size, "problem": problem})
-    schema = schemas.table("dataset").arrow
-    return pa.Table.from_pylist(
-        found, schema=pa.schema([schema.field("path"), schema.field("file_bytes"), pa.field("problem", pa.string())])
-    )
+    return pa.Table.from_pylist(found, NO_PROBLEMS.schema)
 
 
 def candidates(site: Site, datasets: pa.Table) -> str:
@@ -266,9 +294,11 @@ def candidates(site: Site, datasets: pa.Table) -> str:
 
 
 def _prune(datasets: pa.Table) -> str:
-    """A condition that holds for every registered row that could have one of these ids: it has the same data ID."""
-    kinds = sorted(datasets["dataset_type"].unique().to_pylist())
-    conditions = ["dataset_type IN (" + ", ".join("'" + k.replace("'", "''") + "'" for k in kinds) + ")"]
+    """A condition that holds for every registered row that could have one of these ids: same type, run and data ID."""
+    conditions = []
+    for column in ("dataset_type", "run"):
+        listed = [value.replace("'", "''") for value in sorted(datasets[column].unique().drop_null().to_pylist())]
+        conditions.append(f"{column} IN (" + (", ".join(f"'{value}'" for value in listed) or "NULL") + ")")
     for column in ("visit", "exposure", "tract"):
         if datasets.num_rows and not datasets[column].null_count:
             bounds = pc.min_max(datasets[column]).as_py()

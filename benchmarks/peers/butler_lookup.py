@@ -14,7 +14,8 @@ import butler_repo
 
 count, repeat, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 butler = butler_repo.make(folder / "repo", -(-count // butler_repo.DETECTORS), sky=True)
-butler.ingest(*butler_repo.files(folder / "given", butler_repo.refs(butler, count), b"{}"), transfer="direct")
+paths = butler_repo.write(folder / "given", count, b"{}")
+butler.ingest(*butler_repo.files(paths, butler_repo.refs(butler, count)), transfer="direct")
 chance = random.Random(1)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from astropy.time import Time
-from lsst.daf.butler import Butler, DatasetIdGenEnum, DatasetRef, DatasetType, FileDataset, Timespan, version
+from lsst.daf.butler import Butler, DataCoordinate, DatasetIdGenEnum, DatasetRef, DatasetType, FileDataset, Timespan, version
 from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
 VERSION = version.__version__
@@ -64,15 +64,33 @@ def refs(butler: Butler, count: int) -> list[DatasetRef]:
     return found
 
 
-def files(folder: Path, references: list[DatasetRef], content: bytes) -> list[FileDataset]:
-    """A file of its own for each reference, written below ``folder``."""
-    made = []
-    for n, ref in enumerate(references):
-        path = folder / str(n // DETECTORS) / f"{n}.json"
+def named(butler: Butler, data_ids: list[dict[str, int | str]]) -> list[DatasetRef]:
+    """References as ``butler ingest-files`` makes them, with the same ids as refs(): the records are looked up by the ingest."""
+    kind = butler.get_dataset_type(TYPE)
+    return [
+        DatasetRef(
+            kind,
+            DataCoordinate.standardize(data_id, dimensions=kind.dimensions),
+            run=RUN,
+            id_generation_mode=DatasetIdGenEnum.DATAID_TYPE_RUN,
+        )
+        for data_id in data_ids
+    ]
+
+
+def write(folder: Path, count: int, content: bytes) -> list[str]:
+    """Paths of ``count`` files, each of its own, written below ``folder``."""
+    paths = [folder / str(n // DETECTORS) / f"{n}.json" for n in range(count)]
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        made.append(FileDataset(path=str(path), refs=[ref], formatter="lsst.daf.butler.formatters.json.JsonFormatter"))
-    return made
+    return [str(path) for path in paths]
+
+
+def files(paths: list[str], references: list[DatasetRef]) -> list[FileDataset]:
+    """What is to be ingested: a reference for each file."""
+    formatter = "lsst.daf.butler.formatters.json.JsonFormatter"
+    return [FileDataset(path=path, refs=[ref], formatter=formatter) for path, ref in zip(paths, references, strict=True)]
 
 
 def _time(at: datetime) -> Time:

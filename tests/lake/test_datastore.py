@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from lake import datastore
@@ -124,6 +126,22 @@ def test_check_tells_lost_from_damaged(site: Site) -> None:
     site.path("files/x").unlink()
     assert check(site, "files/x", 7) == "lost: files/x is not in storage"
     assert checksum(__file__) == sha(Path(__file__).read_bytes())
+
+
+def test_of_many_files_those_are_found_that_are_not_as_claimed(site: Site, tmp_path: Path) -> None:
+    sound = [f"files/{folder}/{n}" for folder in ("a", "a/b", "b", "a") for n in range(3)]
+    for path in sound:
+        write_file(site, path, b"content")
+    (tmp_path / "outside").write_bytes(b"content")
+    site.path("files/link").symlink_to(tmp_path / "outside")
+    site.path("files/door").symlink_to(site.path("files/a"))
+    up = "/".join([".."] * len(site.root.parts))
+    wrong = ["files/a/3", "files/link", "files/door/0", "files/nowhere/0", "files/a", "files/a/..", "files/b/../a/0", "files/a/0\0",
+             str(tmp_path / "outside"), f"{up}{tmp_path}/outside", "", ".", ".."]  # fmt: skip
+    mixed = [path for pair in zip_longest(sound, wrong) for path in pair if path is not None]
+    found = datastore.suspects(site, pa.chunked_array([mixed]), pa.chunked_array([[7] * len(mixed)]))
+    assert found == [path for path in mixed if path in wrong]
+    assert datastore.suspects(site, pa.chunked_array([sound]), pa.chunked_array([[8] * len(sound)])) == sound
 
 
 def test_paths_come_from_data_ids() -> None:

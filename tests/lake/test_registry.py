@@ -117,6 +117,27 @@ def test_one_bad_row_stops_no_other(site: Site) -> None:
     assert parked(site, "rejected").num_rows == 4
 
 
+def test_rows_written_ahead_of_their_verdict_are_in_the_table_or_gone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, lost = images(site, [1])
+    both = datasets([good, lost])
+    site.path(lost["path"]).unlink()
+    assert verdicts(ingest(site, both)) == ["accepted", "rejected"]
+    monkeypatch.setattr(registry, "catalogue_files", lambda *_: {"object": [delta.AddFile("nothing.parquet", {}, 1, 1)]})
+    with pytest.raises(delta.DeltaError, match=r"nothing.parquet is missing"):
+        ingest(site, datasets(images(site, [2])))
+    assert [row["path"] for row in registered(site)] == [good["path"]]
+    assert delta.files(site, "dataset") == [str(path) for path in site.table_path("dataset").rglob("part-*.parquet")]
+
+
+def test_the_same_data_id_in_another_run_is_another_dataset(site: Site) -> None:
+    rows = images(site, [1])
+    ingest(site, datasets(rows))
+    assert verdicts(ingest(site, datasets([*rows, *(changed(row, run="it's/another") for row in rows)]))) == [
+        "present", "present", "accepted", "accepted",
+    ]  # fmt: skip
+    assert verdicts(ingest(site, datasets([changed(rows[0], run="it's/another", checksum="f" * 64)]))) == ["rejected"]
+
+
 def test_a_type_that_is_not_known_waits(site: Site) -> None:
     row = changed(images(site, [1])[0], dataset_type="visit_image")
     table = with_ids(None, datasets([changed(row, dataset_type="post_isr_image")]).set_column(
