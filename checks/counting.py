@@ -213,6 +213,7 @@ class SiteCount:
     def _resolve(self) -> None:
         """Look at the odd datasets that were gathered, and add them to ``tally``, ``stopped`` and ``raw_key``."""
         con, parts = self.con, 1 + self._rows("odd") // AT_ONCE
+        self._near("UNION FROM trouble")
         for number in range(parts if self._rows("odd") else 0):
             self._stand(parts, number)
             con.execute(
@@ -228,6 +229,11 @@ class SiteCount:
         for table in ("odd", "expected_odd", "dataset_odd"):
             con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {table} LIMIT 0")
 
+    def _near(self, more: str = "") -> None:
+        """Make ``attempt_near``: events of quanta of the odd datasets, and of others that a statement adds."""
+        quanta = f"SELECT quantum_id FROM expected_odd UNION SELECT quantum_id FROM dataset_odd {more}"
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE attempt_near AS FROM attempt_all SEMI JOIN ({quanta}) USING (quantum_id)")
+
     def _stand(self, parts: int = 1, number: int = 0) -> None:
         """Make ``standing`` of one of ``parts`` parts of the datasets in ``odd``, with only the events that concern them.
 
@@ -241,7 +247,7 @@ class SiteCount:
             con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {source} SEMI JOIN part USING (dataset_id)")
         con.execute("CREATE OR REPLACE TEMP TABLE transfer AS FROM transfer_all SEMI JOIN manifest USING (rule_id, path)")
         quanta = "SELECT quantum_id FROM expected_dataset UNION SELECT quantum_id FROM dataset"
-        con.execute(f"CREATE OR REPLACE TEMP TABLE attempt AS FROM attempt_all SEMI JOIN ({quanta}) USING (quantum_id)")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE attempt AS FROM attempt_near SEMI JOIN ({quanta}) USING (quantum_id)")
         given = {"campaign": self.campaign, "site": self.site.name}
         con.execute(f"CREATE OR REPLACE TEMP TABLE standing AS {sql('standing')}", given)
 
@@ -272,6 +278,7 @@ class SiteCount:
         waiting = "SELECT dataset_id, (record ->> 'exposure')::BIGINT AS exposure, (record ->> 'detector')::INTEGER AS detector"
         for table in ("manifest_all", "parked_all"):
             con.execute(f"INSERT INTO odd SELECT x.dataset_id FROM ({waiting} FROM {table} WHERE dataset_type = 'raw') x {within}")
+        self._near()
         self._stand()
 
     def _rows(self, table: str) -> int:

@@ -2,8 +2,9 @@
 
 Every dataset is in one state (standing.sql); counting.py counts them, site by site and type by type. States: visible, shadowed
 (another run of the chain is found first), predicted_only (no work found), unsuccessful (its producer failed or was
-blocked), cursed (there, though its producer failed), archived (taken out, and in the archive), lost, damaged, in_transit, parked, rejected, waiting (its quantum
-has not run yet); and, on top of what was expected, unexpected datasets and orphan files.
+blocked), cursed (there, though its producer failed), archived (taken out, and in the archive), lost, damaged,
+in_transit, parked, rejected, waiting (its quantum has not run yet); and, on top of what was expected, unexpected datasets
+and orphan files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 -- ledger: expected against present, and what explains the difference.
--- inputs: tally (all sites: site, step, dataset_type, state, datasets, bytes, in_archive,
---         reason), stray (site, step, dataset_type:
---         orphan files), decision (site, step, accepted), step_order
+-- inputs: tally (all sites: site, step, dataset_type, state, datasets, bytes, in_archive, reason), stray (site, step,
+--         dataset_type: orphan files), decision (site, step, accepted), step_order
 -- grain: one row per site, step, dataset type. expected counts what was asked for; unexpected and orphan come on top;
 --        in_archive counts those that are registered here and in the archive too.
 -- reconciled: nothing but present, archived, no work found, and failures that an operator or the tolerance accepted

@@ -37,16 +37,14 @@ def sql(name: str) -> str:
 
 
 def made_from(con: duckdb.DuckDBPyConnection, campaign: str, parts: Mapping[str, list[str]]) -> dict[str, str]:
-    """By dataset type, a digest of everything that its ledger is counted from; ``parts`` are its files, ``con`` as for made_from.sql."""
+    """By dataset type, a digest of all that its ledger is counted from; ``parts`` are its files, ``con`` as for made_from.sql."""
     statements = [sql(name) for name in COUNTED_BY]
     events: dict[str, list[tuple[object, ...]]] = {}
     for kind, *event in con.execute(sql("made_from")).fetchall():
         events.setdefault(kind, []).append(tuple(event))
     common = events.pop(None, [])  # type: ignore[call-overload]
     return {
-        kind: hashlib.sha256(
-            json.dumps([campaign, kind, statements, files, common, events.get(kind, [])]).encode()
-        ).hexdigest()
+        kind: hashlib.sha256(json.dumps([campaign, kind, statements, files, common, events.get(kind, [])]).encode()).hexdigest()
         for kind, files in parts.items()
     }
 
