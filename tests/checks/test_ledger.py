@@ -17,7 +17,8 @@ import schemas
 from checks import counting, ledger, ledger_sum
 from checks.audit import quick
 from checks.ledger_sum import sql
-from lake import delta, movement, registry, upkeep
+from lake import archive, delta, movement, prune, registry, upkeep
+from lake.search import search
 from lake.site import Lake, LakeError, Site
 from pipelines import steer
 from pipelines.journal import now
@@ -209,13 +210,15 @@ def full_count(lake: Lake) -> tuple[dict[tuple[str, ...], int], set[tuple[object
         delta.view(con, lake.central, "visit_detector_patch")
         con.execute("CREATE TEMP VIEW touched AS SELECT DISTINCT visit FROM visit_detector_patch WHERE tract IN (9469, 9470)")
         counts = con.execute("SELECT site, step, dataset_type, state, count(*) FROM standing GROUP BY ALL").fetchall()
+        copies = con.execute("SELECT site, step, dataset_type, 'in_archive', count(*) FROM standing WHERE in_archive GROUP BY ALL")
+        counts += copies.fetchall()
         raws = con.sql(sql("raw_trace")).to_arrow_table().to_pylist()
     keys = ("exposure", "detector", "origin", "state", "products", "reached", "stopped_site", "stopped_type", "reason", "explained")
     return {tuple(row[:4]): row[4] for row in counts}, {tuple(r[k] for k in keys) for r in raws if r["state"] != "complete"}
 
 
 def counted(found: ledger.Ledger) -> tuple[dict[tuple[str, ...], int], set[tuple[object, ...]]]:
-    states = [s for s in ledger.STATES if s != "orphan"]
+    states = [*(s for s in ledger.STATES if s != "orphan"), "in_archive"]
     rows = {(r["site"], r["step"], r["dataset_type"], s): r[s] for r in found.rows for s in states if r[s]}
     keys = ("exposure", "detector", "origin", "state", "products", "reached", "stopped_site", "stopped_type", "reason", "explained")
     assert found.unfinished == len(found.raws)
@@ -260,6 +263,19 @@ def _rots(lake: Lake, site: Site, chance: random.Random) -> None:
     path.unlink() if chance.random() < 0.5 else os.truncate(path, 3)
 
 
+def _archives(lake: Lake, site: Site, chance: random.Random) -> None:
+    """Some datasets go to the archive; some of these, and some others, are taken out of the registry."""
+    kind = chance.choice(["raw", "source", "visit_image", "object"])
+    shelf = archive.Shelf(chance.choice(list(lake.sites.values())))
+    archive.archive(lake, site, shelf, [kind], f"visit % {chance.randint(1, 2)} = 0")
+    found = search(lake, [kind], sites=[site.name])["dataset_id"].to_pylist()
+    leave = prune.Leave(last_copy=chance.random() < 0.5, certified=True, tagged=True, wanted=True)
+    refused = prune.plan(lake, site, found, leave).refused["dataset_id"].to_pylist()
+    out = sorted(set(found).difference(refused))
+    if not any("also holds" in r for r in prune.plan(lake, site, out, leave).refused["reason"].to_pylist()):
+        prune.prune(lake, site, out, "room", leave)
+
+
 def _tidies(lake: Lake, site: Site, chance: random.Random) -> None:
     with site.lock():
         upkeep.compact(site, "dataset", at_least=2)
@@ -270,7 +286,7 @@ def test_kept_sums_never_differ_from_a_full_count(lake: Lake, monkeypatch: pytes
     monkeypatch.setattr(counting, "KEEP_FROM", 1)
     chance = random.Random(seed)
     assert counted(ledger.ledger(lake, "paper")) == full_count(lake)
-    changes = [_drop, _events, _waits, _moves, _rots, _tidies]
+    changes = [_drop, _events, _waits, _moves, _rots, _tidies, _archives]
     for change in chance.sample(changes, 2):
         change(lake, chance.choice(list(lake.sites.values())), chance)
         monkeypatch.setattr(counting, "AT_ONCE", chance.choice([1, 50, 10**6]))
