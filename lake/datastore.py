@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 from pyarrow.fs import LocalFileSystem
 
 import schemas
+from lake.durable import fsync_dir, fsync_file
 from lake.objects import ObjectPath, is_object
-from lake.site import LakeError, Site, fsync_dir, fsync_file
+from lake.site import LakeError, Site
 
 CHUNK = 4 * 2**20
 #: Files whose sizes are asked for at once.
