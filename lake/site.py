@@ -23,8 +23,9 @@ import yaml
 import schemas
 from lake import plain_yaml
 from lake.access import at
+from lake.bucket import SCHEMES, StoreError
 from lake.durable import write_durable
-from lake.objects import SCHEMES, ObjectPath, StoreError, is_object
+from lake.objects import ObjectPath, is_object
 
 CONFIG = "lake.yaml"
 #: Seconds to wait for a site's lock: commits take well under one.
