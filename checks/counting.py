@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -26,15 +25,20 @@ from lake.site import Site
 WHOLE = ("rule", "collection", "quantum")
 BY_DATASET = ("manifest", "parked", "certification", "tombstone")
 PARTLY = ("attempt", "transfer", *BY_DATASET)
+#: Where datasets are named that may be neither expected nor registered.
+ELSEWHERE = ("manifest_all", "parked_all", "tombstone_all")
 #: Odd datasets that are looked at in one go: bounds the memory.
 AT_ONCE = 250_000
+#: Rows, expected and registered, that one join compares: many small row groups keep all threads busy, and memory is bounded.
+IN_ONE_JOIN = 5_000_000
 #: Types of fewer datasets are counted quicker than their sums are looked up and kept.
 KEEP_FROM = 20_000
 #: States in which a raw's way does not end.
-FINE = "('visible', 'shadowed', 'predicted_only')"
+FINE = "('visible', 'shadowed', 'predicted_only', 'archived')"
 
 TABLES = {
-    "tally": "site VARCHAR, step VARCHAR, dataset_type VARCHAR, state VARCHAR, datasets BIGINT, bytes BIGINT, reason VARCHAR",
+    "tally": "site VARCHAR, step VARCHAR, dataset_type VARCHAR, state VARCHAR, datasets BIGINT, bytes BIGINT, in_archive BIGINT, "
+    "reason VARCHAR",
     "stopped": "site VARCHAR, dataset_type VARCHAR, exposure BIGINT, detector INTEGER",
     "raw_key": "exposure BIGINT, detector INTEGER, visit BIGINT",
     "odd": "dataset_id VARCHAR",
@@ -64,19 +68,10 @@ class SiteCount:
         self._damaged = any(finding["state"] != "orphan" for finding in findings)
 
     @property
-    def types(self) -> list[list[str]]:
-        """Dataset types that are expected, registered, on their way or waiting here: large ones alone, small ones together."""
-        sides = "SELECT DISTINCT dataset_type FROM manifest_all UNION SELECT DISTINCT dataset_type FROM parked_all"
-        known = {row[0] for row in self.con.execute(sides).fetchall()}.union(*self._parts.values())
-        found = [[kind] for kind in sorted(known) if self._large(kind)]
-        small: list[str] = []
-        for kind in sorted(known):
-            if not self._large(kind):
-                small.append(kind)
-                if sum(self._sizes[k] for k in small) > AT_ONCE:
-                    found.append(small)
-                    small = []
-        return [*found, small] if small else found
+    def kinds(self) -> list[str]:
+        """Dataset types that are expected, registered, on their way, waiting, or were taken out here."""
+        sides = " UNION ".join(f"SELECT DISTINCT dataset_type FROM {table}" for table in ELSEWHERE)
+        return sorted(self._names(sides).union(*self._parts.values()))
 
     def _large(self, kind: str) -> bool:
         return self._sizes[kind] >= KEEP_FROM
@@ -92,35 +87,48 @@ class SiteCount:
             {"campaign": self.campaign},
         )
         con.execute("CREATE OR REPLACE TEMP TABLE attempt_count AS SELECT task, count(*) AS events FROM attempt_all GROUP BY task")
-        chain = "SELECT children FROM collection WHERE collection = $campaign ORDER BY noted_at DESC LIMIT 1"
-        found = con.execute(chain, {"campaign": self.campaign}).fetchall()
-        self._chain = (found[0][0] or "").split(",") if found else []
+        large = [kind for kind in self.kinds if self._large(kind)]
+        for kinds in self._batches([kind for kind in self.kinds if not self._large(kind)], AT_ONCE):
+            self._gather(kinds)
+        self._open(large)
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE expected_sum AS SELECT dataset_type, step, task, count(*) AS datasets FROM e GROUP BY ALL"
+        )
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE present_sum AS "
+            "SELECT dataset_type, run, count(*) AS datasets, sum(bytes) AS bytes FROM d GROUP BY ALL"
+        )
+        if "raw" in large:
+            con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM d WHERE dataset_type = 'raw'")
+        damaged = self._names("SELECT dataset_type FROM d SEMI JOIN storage_finding USING (path)") if self._damaged else set()
+        parts = {kind: [path for files in self._parts.values() for path in [*files.get(kind, []), ""]] for kind in large}
+        digests = ledger_sum.made_from(con, self.campaign, parts)
         kept = ledger_sum.latest(con, self.site, self.campaign)
-        fresh: dict[str, str] = {}
-        for kinds in self.types:
-            self._open(kinds)
-            if not self._large(kinds[0]):
-                self._gather(kinds)
-                continue
-            kind = kinds[0]
-            parts = [path for files in self._parts.values() for path in [*files.get(kind, []), ""]]
-            events = [self._rows(f"{table}_all WHERE dataset_type = {_text(kind)}") for table in BY_DATASET]
-            digest = ledger_sum.made_from(con, self.campaign, kind, [*parts, *map(str, events)])
-            damaged = self._damaged and self._holds("SELECT 1 FROM d SEMI JOIN storage_finding USING (path)")
-            if kind == "raw":
-                con.execute("INSERT INTO raw_key SELECT DISTINCT exposure, detector, visit FROM d")
-            if not damaged and kept.get(kind, ("",))[0] == digest:
-                ledger_sum.restore(con, self.site, kept[kind][1])
-                continue
-            if self._untouched(kind):
-                self._wait(kind)
-                continue
-            self._count(kind, damaged)
-            fresh |= {} if damaged else {kind: digest}
+        same = {kind for kind in large if kind not in damaged and kept.get(kind, ("",))[0] == digests[kind]}
+        for kind in sorted(same):
+            ledger_sum.restore(con, self.site, kept[kind][1])
+        untouched = self._names(sql("untouched")).difference(same)
+        self._wait(sorted(untouched))
+        copied = self._names("SELECT DISTINCT dataset_type FROM archive_copy_all")
+        changed = [kind for kind in large if kind not in same | untouched]
+        for kinds in self._batches(changed, IN_ONE_JOIN):
+            self._count(kinds, damaged, copied)
             if self._rows("odd") > AT_ONCE:
                 self._resolve()
         self._resolve()
-        ledger_sum.keep(con, self.site, self.campaign, fresh)
+        ledger_sum.keep(con, self.site, self.campaign, {kind: digests[kind] for kind in changed if kind not in damaged})
+
+    def _batches(self, kinds: list[str], rows: int) -> list[list[str]]:
+        """Dataset types, in batches of so many rows, or of one type."""
+        found: list[list[str]] = []
+        size = 0
+        for kind in kinds:
+            size += self._sizes[kind]
+            if not found or size > rows:
+                found.append([])
+                size = self._sizes[kind]
+            found[-1].append(kind)
+        return found
 
     def _open(self, kinds: list[str]) -> None:
         """Views of what is expected (e) and registered (d) of these types in this campaign."""
@@ -131,57 +139,56 @@ class SiteCount:
 
     def _gather(self, kinds: list[str]) -> None:
         """Look at every dataset of small types: all of them at once are quicker than type by type."""
-        con, given = self.con, {"kinds": kinds}
+        con = self.con
+        self._open(kinds)
         con.execute("INSERT INTO expected_odd FROM e")
         con.execute("INSERT INTO dataset_odd FROM d")
         con.execute("INSERT INTO odd SELECT dataset_id FROM e UNION SELECT dataset_id FROM d")
-        for table in ("manifest_all", "parked_all"):
-            con.execute(f"INSERT INTO odd SELECT dataset_id FROM {table} WHERE list_contains($kinds, dataset_type)", given)
+        for table in ELSEWHERE:
+            con.execute(f"INSERT INTO odd SELECT dataset_id FROM {table} WHERE {_among(kinds)}")
         self._resolve()
 
-    def _untouched(self, kind: str) -> bool:
-        """Whether nothing of a type is here or on its way, and no quantum that makes it was tried."""
-        waits = (
-            "SELECT 1 FROM manifest_all WHERE dataset_type = $kind UNION ALL SELECT 1 FROM parked_all WHERE dataset_type = $kind"
-        )
-        tried = "SELECT 1 FROM attempt_count SEMI JOIN (SELECT DISTINCT task FROM e) USING (task)"
-        here = kind in self._parts["dataset"] and self._holds("SELECT 1 FROM d")
-        return not (here or self._holds(tried) or self._holds(waits, kind=kind))
-
-    def _wait(self, kind: str) -> None:
-        """Add a type of which all is still to be made."""
-        con, given = self.con, {"site": self.site.name, "kind": kind}
-        con.execute("INSERT INTO tally SELECT $site, step, $kind, 'waiting', count(*), 0, NULL FROM e GROUP BY step", given)
+    def _wait(self, kinds: list[str]) -> None:
+        """Add types of which all is still to be made."""
+        con, given = self.con, {"site": self.site.name}
         con.execute(
-            "INSERT INTO stopped SELECT $site, $kind, exposure, detector FROM (SELECT DISTINCT exposure, detector FROM e) x "
-            "WHERE exposure IS NOT NULL AND NOT EXISTS (FROM stopped s WHERE s.exposure = x.exposure "
-            "AND s.detector IS NOT DISTINCT FROM x.detector)",
+            "INSERT INTO tally SELECT $site, step, dataset_type, 'waiting', sum(datasets), 0, 0, NULL FROM expected_sum "
+            f"WHERE {_among(kinds)} GROUP BY step, dataset_type",
             given,
         )
+        for kind in kinds:
+            con.execute(
+                "INSERT INTO stopped SELECT $site, $kind, exposure, detector "
+                "FROM (SELECT DISTINCT exposure, detector FROM e WHERE dataset_type = $kind) x "
+                "WHERE exposure IS NOT NULL AND NOT EXISTS (FROM stopped s WHERE s.exposure = x.exposure "
+                "AND s.detector IS NOT DISTINCT FROM x.detector)",
+                given | {"kind": kind},
+            )
 
-    def _count(self, kind: str, damaged: bool) -> None:
-        """Add the plain datasets of a type to ``tally``, and gather the rows of the odd ones."""
+    def _count(self, kinds: list[str], damaged: set[str], copied: set[str]) -> None:
+        """Add the plain datasets of some types to ``tally``, and gather the rows of the odd ones."""
         con = self.con
-        con.execute(f"CREATE OR REPLACE TEMP TABLE manifest_type AS {sql('manifest_type')}", {"dataset_type": kind})
-        looked_at = ["SELECT dataset_id FROM parked_all WHERE dataset_type = $kind"]
-        if self._holds("SELECT 1 FROM (SELECT DISTINCT step FROM e) HAVING count(*) > 1"):
-            looked_at.append("SELECT dataset_id FROM e")
+        self._open(kinds)
+        con.execute(f"CREATE OR REPLACE TEMP TABLE manifest_type AS {sql('manifest_type')}", {"kinds": kinds})
+        looked_at = [f"SELECT dataset_id FROM {table} WHERE {_among(kinds)}" for table in ("parked_all", "tombstone_all")]
+        in_steps = self._names("SELECT dataset_type FROM expected_sum GROUP BY ALL HAVING count(DISTINCT step) > 1")
+        if several := in_steps.intersection(kinds):
+            looked_at.append(f"SELECT dataset_id FROM e WHERE {_among(several)}")
         if self._rows("manifest_type"):
             looked_at.append("SELECT dataset_id FROM manifest_type ANTI JOIN d USING (dataset_id)")
-        if damaged:
-            looked_at.append("SELECT dataset_id FROM d SEMI JOIN storage_finding USING (path)")
-        if self._holds(
-            "SELECT 1 FROM (SELECT DISTINCT run FROM d) WHERE list_contains($chain, run) HAVING count(*) > 1", chain=self._chain
-        ):
-            looked_at.append(sql("twins"))
+        if broken := damaged.intersection(kinds):
+            looked_at.append(f"SELECT dataset_id FROM (FROM d WHERE {_among(broken)}) SEMI JOIN storage_finding USING (path)")
+        in_runs = self._names(sql("in_several_runs"), campaign=self.campaign)
+        if several := in_runs.intersection(kinds):
+            looked_at.append(f"WITH d AS (FROM d WHERE {_among(several)}) {sql('twins')}")
         union = " UNION ".join(f"({statement})" for statement in looked_at)
-        con.execute(f"CREATE OR REPLACE TEMP TABLE odd_type AS {union}", {"kind": kind})
+        con.execute(f"CREATE OR REPLACE TEMP TABLE odd_type AS {union}")
         con.execute(f"CREATE OR REPLACE TEMP TABLE expected_type AS {sql('expected_type')}")
         con.execute("INSERT INTO expected_odd SELECT * EXCLUDE (missing) FROM expected_type")
-        extras = self._rows("d") - self._rows("e") + self._rows("expected_type WHERE missing")
+        more = _among(self._names(sql("with_extra")).intersection(kinds))
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE extra AS SELECT dataset_id, run, bytes, origin, quantum_id FROM d "
-            + ("ANTI JOIN e USING (dataset_id)" if extras else "WHERE false")
+            f"CREATE OR REPLACE TEMP TABLE extra AS SELECT dataset_id, dataset_type, run, bytes, origin, quantum_id "
+            f"FROM (FROM d WHERE {more}) ANTI JOIN (FROM e WHERE {more}) USING (dataset_id)"
         )
         con.execute("INSERT INTO odd_type SELECT dataset_id FROM expected_type")
         con.execute(
@@ -196,15 +203,22 @@ class SiteCount:
         if self._rows("here"):
             con.execute("INSERT INTO dataset_odd FROM d SEMI JOIN here USING (dataset_id)")
         con.execute("INSERT INTO odd FROM odd_type")
-        con.execute(f"INSERT INTO tally {sql('plain')}", {"site": self.site.name, "dataset_type": kind})
+        both = _among(copied.intersection(kinds))
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE copied AS SELECT dataset_id, dataset_type FROM (FROM d WHERE {both}) d "
+            f"SEMI JOIN (FROM archive_copy_all WHERE {both}) a ON a.dataset_id = d.dataset_id AND a.checksum = d.file_checksum"
+        )
+        con.execute(f"INSERT INTO tally {sql('plain')}", {"site": self.site.name, "kinds": kinds})
 
     def _resolve(self) -> None:
         """Look at the odd datasets that were gathered, and add them to ``tally``, ``stopped`` and ``raw_key``."""
         con, parts = self.con, 1 + self._rows("odd") // AT_ONCE
+        self._near("UNION FROM trouble")
         for number in range(parts if self._rows("odd") else 0):
             self._stand(parts, number)
             con.execute(
-                "INSERT INTO tally SELECT site, step, dataset_type, state, count(*), coalesce(sum(bytes), 0), min(reason) "
+                "INSERT INTO tally SELECT site, step, dataset_type, state, count(*), coalesce(sum(bytes), 0), "
+                "count(*) FILTER (in_archive), min(reason) "
                 "FROM standing GROUP BY site, step, dataset_type, state"
             )
             con.execute(
@@ -215,6 +229,11 @@ class SiteCount:
         for table in ("odd", "expected_odd", "dataset_odd"):
             con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {table} LIMIT 0")
 
+    def _near(self, more: str = "") -> None:
+        """Make ``attempt_near``: events of quanta of the odd datasets, and of others that a statement adds."""
+        quanta = f"SELECT quantum_id FROM expected_odd UNION SELECT quantum_id FROM dataset_odd {more}"
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE attempt_near AS FROM attempt_all SEMI JOIN ({quanta}) USING (quantum_id)")
+
     def _stand(self, parts: int = 1, number: int = 0) -> None:
         """Make ``standing`` of one of ``parts`` parts of the datasets in ``odd``, with only the events that concern them.
 
@@ -222,12 +241,13 @@ class SiteCount:
         """
         con = self.con
         con.execute(f"CREATE OR REPLACE TEMP TABLE part AS {sql('part')}", {"parts": parts, "number": number})
-        sources = {"expected_dataset": "expected_odd", "dataset": "dataset_odd"} | {table: f"{table}_all" for table in BY_DATASET}
+        sources = {"expected_dataset": "expected_odd", "dataset": "dataset_odd"}
+        sources |= {table: f"{table}_all" for table in (*BY_DATASET, "archive_copy")}
         for table, source in sources.items():
             con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {source} SEMI JOIN part USING (dataset_id)")
         con.execute("CREATE OR REPLACE TEMP TABLE transfer AS FROM transfer_all SEMI JOIN manifest USING (rule_id, path)")
         quanta = "SELECT quantum_id FROM expected_dataset UNION SELECT quantum_id FROM dataset"
-        con.execute(f"CREATE OR REPLACE TEMP TABLE attempt AS FROM attempt_all SEMI JOIN ({quanta}) USING (quantum_id)")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE attempt AS FROM attempt_near SEMI JOIN ({quanta}) USING (quantum_id)")
         given = {"campaign": self.campaign, "site": self.site.name}
         con.execute(f"CREATE OR REPLACE TEMP TABLE standing AS {sql('standing')}", given)
 
@@ -235,7 +255,7 @@ class SiteCount:
 
     def see(self) -> None:
         """Take raws of which this site should make a product of their detector out of ``unseen``."""
-        for kinds in self.types:
+        for kinds in self._batches(self.kinds, IN_ONE_JOIN):
             if not self._rows("unseen"):
                 return
             self._open(kinds)
@@ -250,21 +270,22 @@ class SiteCount:
         con.execute("CREATE OR REPLACE TEMP TABLE odd AS SELECT NULL::VARCHAR AS dataset_id WHERE false")
         same = "(SELECT exposure, detector FROM unfinished UNION SELECT exposure, NULL FROM unfinished)"
         within = f"SEMI JOIN {same} u ON u.exposure = x.exposure AND u.detector IS NOT DISTINCT FROM x.detector"
-        for kinds in self.types:
+        for kinds in self._batches(self.kinds, IN_ONE_JOIN):
             self._open(kinds)
             con.execute(f"INSERT INTO expected_odd FROM e x {within}")
             con.execute(f"INSERT INTO dataset_odd FROM d x {within}")
         con.execute("INSERT INTO odd SELECT dataset_id FROM expected_odd UNION SELECT dataset_id FROM dataset_odd")
         waiting = "SELECT dataset_id, (record ->> 'exposure')::BIGINT AS exposure, (record ->> 'detector')::INTEGER AS detector"
-        for table in ("manifest_all", "parked_all"):
+        for table in ELSEWHERE:
             con.execute(f"INSERT INTO odd SELECT x.dataset_id FROM ({waiting} FROM {table} WHERE dataset_type = 'raw') x {within}")
+        self._near()
         self._stand()
 
     def _rows(self, table: str) -> int:
         return int(self.con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
-    def _holds(self, query: str, **params: Any) -> bool:
-        return bool(self.con.execute(f"{query} LIMIT 1", params).fetchall())
+    def _names(self, query: str, **params: object) -> set[str]:
+        return {name for (name,) in self.con.execute(query, params).fetchall()}
 
 
 def _partitions(site: Site, table: str) -> tuple[dict[str, list[str]], dict[str, int]]:
@@ -278,6 +299,11 @@ def _partitions(site: Site, table: str) -> tuple[dict[str, list[str]], dict[str,
     actions = pa.table(handle.get_add_actions(flatten=True))
     sums = actions.group_by("partition.dataset_type").aggregate([("num_records", "sum")])
     return files, dict(zip(sums["partition.dataset_type"].to_pylist(), sums["num_records_sum"].to_pylist(), strict=True))
+
+
+def _among(kinds: Iterable[str]) -> str:
+    """The condition that a row is of one of these dataset types, from which DuckDB sees which files it need not open."""
+    return f"dataset_type IN ({', '.join(map(_text, sorted(kinds)))})" if kinds else "false"
 
 
 def _text(value: str) -> str:

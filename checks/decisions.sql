@@ -1,9 +1,9 @@
 -- decisions: how many quanta of each step failed at a site, and whether an operator accepted at least as many.
--- inputs: quantum of the site; attempt_all (its attempt), trouble (quantum_id: that ever failed or were blocked); step
+-- inputs: quantum of the site; attempt_near (its attempts of these), trouble (quantum_id: that ever failed or were blocked); step
 --         (events, central site); $campaign, $site
 -- grain: one row per step
 WITH troubled AS (
-    FROM attempt_all SEMI JOIN trouble USING (quantum_id) WHERE campaign = $campaign
+    FROM attempt_near SEMI JOIN trouble USING (quantum_id) WHERE campaign = $campaign
 ),
 reset AS (
     SELECT quantum_id, max(noted_at) AS noted_at FROM troubled WHERE state = 'reset' GROUP BY quantum_id

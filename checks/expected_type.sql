@@ -1,4 +1,4 @@
--- expected_type: expected datasets of one type that are looked at one by one: those that are missing, those of quanta that
+-- expected_type: expected datasets of some types that are looked at one by one: those that are missing, those of quanta that
 -- ever failed, and those in odd_type.
 -- inputs: e (expected), d (registered: dataset_id), trouble (quantum_id), odd_type (dataset_id)
 -- grain: one row per expected dataset; missing: it is not registered

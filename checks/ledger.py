@@ -2,8 +2,9 @@
 
 Every dataset is in one state (standing.sql); counting.py counts them, site by site and type by type. States: visible, shadowed
 (another run of the chain is found first), predicted_only (no work found), unsuccessful (its producer failed or was
-blocked), cursed (there, though its producer failed), lost, damaged, in_transit, parked, rejected, waiting (its quantum
-has not run yet); and, on top of what was expected, unexpected datasets and orphan files.
+blocked), cursed (there, though its producer failed), archived (taken out, and in the archive), lost, damaged,
+in_transit, parked, rejected, waiting (its quantum has not run yet); and, on top of what was expected, unexpected datasets
+and orphan files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from checks.audit import Finding, quick
 from checks.counting import SiteCount
 from checks.ledger_sum import sql
 from lake import delta
+from lake.query import literal
 from lake.site import Lake, LakeError, Site
+from lake.sql import statement
 
 Row = dict[str, Any]
 #: Phases and steps in the order in which a campaign goes through them.
@@ -30,11 +33,11 @@ STEPS = (
     "step6", "return", "step7", "rules", "rule", "storage",
 )  # fmt: skip
 STATES = (
-    "visible", "shadowed", "predicted_only", "unsuccessful", "cursed", "lost", "damaged", "in_transit", "parked",
+    "visible", "shadowed", "predicted_only", "unsuccessful", "cursed", "archived", "lost", "damaged", "in_transit", "parked",
     "rejected", "waiting", "unexpected", "orphan",
 )  # fmt: skip
 #: States that need no decision by anyone.
-FINE = ("visible", "shadowed", "predicted_only", "orphan")
+FINE = ("visible", "shadowed", "predicted_only", "archived", "orphan")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Ledger:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Sums over all rows: expected and every state."""
-        return {name: sum(row[name] for row in self.rows) for name in ("expected", *STATES)}
+        """Sums over all rows: expected, every state, and what is registered and in the archive too."""
+        return {name: sum(row[name] for row in self.rows) for name in ("expected", *STATES, "in_archive")}
 
     @property
     def summary(self) -> str:
@@ -94,6 +97,7 @@ def ledger(lake: Lake, campaign: str, findings: Callable[[Site], list[Finding]] 
     found = {site.name: findings(site) if findings else [] for site in _sites(lake, definition)}
     with delta.connect() as con:
         con.register("step_order", pa.table({"step": list(STEPS), "position": list(range(len(STEPS)))}))
+        con.execute(f"CREATE TEMP VIEW archive_copy_all AS {_archive(lake)}")
         con.execute("CREATE TEMP TABLE stray (site VARCHAR, step VARCHAR, dataset_type VARCHAR, path VARCHAR, reason VARCHAR)")
         decisions, counts = [], []
         for site in _sites(lake, definition):
@@ -145,6 +149,7 @@ def _trace(lake: Lake, campaign: str, definition: dict[str, Any], found: dict[st
     with delta.connect() as con:
         con.register("step_order", pa.table({"step": list(STEPS), "position": list(range(len(STEPS)))}))
         con.register("unfinished", wanted)
+        con.execute(f"CREATE TEMP VIEW archive_copy_all AS {_archive(lake)}")
         parts, counts = [], []
         for site in _sites(lake, definition):
             counts.append(SiteCount(con, site, campaign, found[site.name]))
@@ -163,6 +168,18 @@ def _touched(con: duckdb.DuckDBPyConnection, counts: list[SiteCount], definition
     known = " UNION ALL ".join(f"({delta.select(count.site, 'visit_detector_patch')})" for count in counts)
     query = f"SELECT DISTINCT visit FROM ({known}) WHERE list_contains($tracts::INTEGER[], tract)"
     return con.sql(query, params={"tracts": tracts}).to_arrow_table()
+
+
+def _archive(lake: Lake) -> str:
+    """SQL: what is in sound bundles of the archive, whichever site keeps them; columns of archive_copy.sql."""
+    tables = {
+        table: " UNION ALL ".join(
+            f"SELECT {literal(site.name)} AS site, * FROM ({delta.select(site, table)})" for site in lake.sites.values()
+        )
+        for table in ("archive_bundle", "archive_member")
+    }
+    given = ", ".join(f"{table} AS ({rows})" for table, rows in tables.items())
+    return f"WITH {given} FROM ({statement('views/archive_copy')}) WHERE state = 'stored'"
 
 
 DECISION = pa.schema([("site", pa.string()), ("step", pa.string()), ("accepted", pa.bool_())])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -24,8 +24,10 @@ from lake.site import LakeError, Site
 
 #: Sums are kept with the (exposure, detector) whose products are not all there: no more than so many.
 KEEP_STOPPED = 2_000
+#: The statements that count: other statements, other sums.
+COUNTED_BY = ("expected_type", "manifest_type", "plain", "standing", "twins")
 #: States that a dataset may stay in. In any other, something is about to happen: such a type is not worth keeping.
-SETTLED = {"visible", "shadowed", "predicted_only", "unsuccessful", "cursed", "unexpected"}
+SETTLED = {"visible", "shadowed", "predicted_only", "unsuccessful", "cursed", "archived", "unexpected"}
 
 
 @cache
@@ -34,11 +36,17 @@ def sql(name: str) -> str:
     return Path(__file__).with_name(f"{name}.sql").read_text()
 
 
-def made_from(con: duckdb.DuckDBPyConnection, campaign: str, kind: str, parts: Iterable[str]) -> str:
-    """A digest of everything that the ledger of a type is counted from; ``parts`` are its files, ``con`` as for made_from.sql."""
-    statements = [sql(name) for name in ("expected_type", "manifest_type", "plain", "standing", "twins")]
-    events = con.execute(sql("made_from"), {"dataset_type": kind}).fetchall()
-    return hashlib.sha256(json.dumps([campaign, kind, statements, list(parts), events]).encode()).hexdigest()
+def made_from(con: duckdb.DuckDBPyConnection, campaign: str, parts: Mapping[str, list[str]]) -> dict[str, str]:
+    """By dataset type, a digest of all that its ledger is counted from; ``parts`` are its files, ``con`` as for made_from.sql."""
+    statements = [sql(name) for name in COUNTED_BY]
+    events: dict[str, list[tuple[object, ...]]] = {}
+    for kind, *event in con.execute(sql("made_from")).fetchall():
+        events.setdefault(kind, []).append(tuple(event))
+    common = events.pop(None, [])  # type: ignore[call-overload]
+    return {
+        kind: hashlib.sha256(json.dumps([campaign, kind, statements, files, common, events.get(kind, [])]).encode()).hexdigest()
+        for kind, files in parts.items()
+    }
 
 
 def latest(con: duckdb.DuckDBPyConnection, site: Site, campaign: str) -> dict[str, tuple[str, str]]:
@@ -62,22 +70,25 @@ def restore(con: duckdb.DuckDBPyConnection, site: Site, sums: str) -> None:
 
 def keep(con: duckdb.DuckDBPyConnection, site: Site, campaign: str, digests: Mapping[str, str]) -> None:
     """Keep what ``tally`` and ``stopped`` hold of the given types, where they are settled."""
+    tally, stopped = _by_type(con, "tally", site), _by_type(con, "stopped", site)
     rows = []
     for kind, digest in digests.items():
-        given = {"site": site.name, "kind": kind}
-        tally, stopped = (
-            con.execute(
-                f"SELECT * EXCLUDE (site) FROM {table} WHERE site = $site AND dataset_type = $kind "
-                f"ORDER BY ALL LIMIT {KEEP_STOPPED + 1}",
-                given,
-            ).fetchall()
-            for table in ("tally", "stopped")
-        )
-        if {row[2] for row in tally} <= SETTLED and len(stopped) <= KEEP_STOPPED:
-            sums = json.dumps({"tally": tally, "stopped": stopped})
-            rows.append(
-                {"campaign": campaign, "dataset_type": kind, "made_from": digest, "sums": sums, "noted_at": datetime.now(UTC)}
-            )
+        sums = {"tally": tally.get(kind, []), "stopped": stopped.get(kind, [])}
+        if {row[2] for row in sums["tally"]} <= SETTLED and len(sums["stopped"]) <= KEEP_STOPPED:
+            said = {"sums": json.dumps(sums), "noted_at": datetime.now(UTC)}
+            rows.append({"campaign": campaign, "dataset_type": kind, "made_from": digest} | said)
     if rows:
         with suppress(LakeError):  # a lake that cannot be written to is counted all the same
             delta.append(site, "ledger_sum", pa.Table.from_pylist(rows, schema=schemas.table("ledger_sum").arrow))
+
+
+def _by_type(con: duckdb.DuckDBPyConnection, table: str, site: Site) -> dict[str, list[tuple[object, ...]]]:
+    """A site's rows of a table (without the site) by dataset type: of each a few more than are kept, at most."""
+    query = (
+        f"SELECT * EXCLUDE (site), dataset_type AS kind FROM {table} WHERE site = $site "
+        "QUALIFY row_number() OVER (PARTITION BY dataset_type) <= $most ORDER BY ALL"
+    )
+    found: dict[str, list[tuple[object, ...]]] = {}
+    for *row, kind in con.execute(query, {"site": site.name, "most": KEEP_STOPPED + 1}).fetchall():
+        found.setdefault(kind, []).append(tuple(row))
+    return found

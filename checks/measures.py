@@ -48,7 +48,7 @@ def storage(subject: Subject) -> pa.Table:
 
 def completeness(subject: Subject) -> pa.Table:
     """The ledger's rows with how much of each is not explained."""
-    fine = ("visible", "shadowed", "predicted_only")
+    fine = ("visible", "shadowed", "predicted_only", "archived")
     rows = [
         {
             **{name: row[name] for name in ("site", "step", "dataset_type", "expected", "visible")},

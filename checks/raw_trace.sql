@@ -28,7 +28,7 @@ traced AS (
         max({'position': position, 'step': step, 'type': dataset_type}) FILTER (fine) AS reached,
         min({'position': position, 'step': step, 'type': dataset_type, 'site': site, 'state': state, 'reason': reason})
             FILTER (NOT fine) AS stopped
-    FROM (SELECT *, state IN ('visible', 'shadowed', 'predicted_only') AS fine FROM
+    FROM (SELECT *, state IN ('visible', 'shadowed', 'predicted_only', 'archived') AS fine FROM
           (FROM of_detector UNION ALL FROM of_visit))
     GROUP BY dataset_id
 )

@@ -1,6 +1,7 @@
 -- standing: every dataset that should be at a site for a campaign, or is there, and what became of it.
 -- inputs: expected_dataset, attempt, dataset, manifest, rule, transfer, parked, collection, certification, tombstone of the site;
---         storage_finding (path, state, reason: what is wrong in storage now); $campaign, $site
+--         archive_copy (dataset_id, checksum of the file: in a sound bundle of any site's archive); storage_finding (path, state, reason: what is wrong in storage now); $campaign, $site
+-- in_archive: it is registered here, and the archive has a copy of it
 -- grain: one row per dataset (orphan files, which are no datasets, are counted elsewhere)
 -- why: predicted (a quantum should make it), moved (a rule should bring it), placed (the campaign begins with it here),
 --      arrived (it came, and waits or was refused), none (registered, and nothing asked for it)
@@ -37,14 +38,20 @@ parked_now AS (
 held AS (
     SELECT * FROM dataset WHERE starts_with(run, $campaign || '/')
 ),
-gone AS (  -- what was taken out on purpose is expected no more
-    SELECT dataset_id
+gone AS (
+    SELECT dataset_id, dataset_type, run, record, reason
     FROM (FROM tombstone QUALIFY row_number() OVER (PARTITION BY dataset_id ORDER BY noted_at DESC) = 1)
     ANTI JOIN held USING (dataset_id)
     WHERE state <> 'restored'
 ),
+archived AS (
+    FROM gone SEMI JOIN archive_copy a ON a.dataset_id = gone.dataset_id AND a.checksum = gone.record ->> 'file_checksum'
+),
+forgotten AS (  -- what was taken out on purpose and is in no archive is expected no more
+    FROM gone ANTI JOIN archived USING (dataset_id)
+),
 predicted AS (
-    SELECT * FROM expected_dataset ANTI JOIN gone USING (dataset_id) WHERE starts_with(run, $campaign || '/')
+    SELECT * FROM expected_dataset ANTI JOIN forgotten USING (dataset_id) WHERE starts_with(run, $campaign || '/')
 ),
 moved AS (
     SELECT
@@ -52,7 +59,7 @@ moved AS (
         r.state AS rule_state, r.reason AS rule_reason, m.record ->> 'checksum' AS checksum, m.record ->> 'run' AS run,
         (m.record ->> 'exposure')::BIGINT AS exposure, (m.record ->> 'visit')::BIGINT AS visit,
         (m.record ->> 'detector')::INTEGER AS detector, (m.record ->> 'tract')::INTEGER AS tract
-    FROM manifest m JOIN rule_now r USING (rule_id) ANTI JOIN gone USING (dataset_id)
+    FROM manifest m JOIN rule_now r USING (rule_id) ANTI JOIN forgotten USING (dataset_id)
     WHERE starts_with(m.record ->> 'run', $campaign || '/')
       AND (r.state <> 'EXPIRED' OR m.dataset_id IN (SELECT dataset_id FROM held))  -- what has had its time may be gone
     QUALIFY row_number() OVER (PARTITION BY m.dataset_id ORDER BY r.state = 'EXPIRED', r.noted_at DESC, m.rule_id) = 1
@@ -75,6 +82,10 @@ twin AS (
     FROM held h JOIN (SELECT DISTINCT collection, position FROM first_run) f ON f.collection = h.run
     ANTI JOIN certification c USING (dataset_id)  -- calibrations are found by time, not by place in the chain
 ),
+put_away AS (  -- what the campaign began with here
+    FROM archived ANTI JOIN predicted USING (dataset_id) ANTI JOIN moved USING (dataset_id)
+    WHERE starts_with(run, $campaign || '/') AND record ->> 'origin' = $site AND record ->> 'quantum_id' IS NULL
+),
 wanted AS (
     SELECT 'predicted' AS why, p.step, p.dataset_type, p.dataset_id, p.quantum_id, p.exposure, p.visit, p.detector, p.tract,
            NULL::VARCHAR AS rule_id, NULL::VARCHAR AS path
@@ -92,6 +103,12 @@ wanted AS (
            r.dataset_type, r.dataset_id, NULL, r.exposure, r.visit, r.detector, r.tract, NULL, NULL
     FROM refused r
     ANTI JOIN predicted p USING (dataset_id) ANTI JOIN moved m USING (dataset_id) ANTI JOIN held h USING (dataset_id)
+    ANTI JOIN put_away a USING (dataset_id)
+    UNION ALL
+    SELECT 'placed', if(starts_with(split_part(a.run, '/', 2), 'step'), split_part(a.run, '/', 2), 'place'),
+           a.dataset_type, a.dataset_id, NULL, (a.record ->> 'exposure')::BIGINT, (a.record ->> 'visit')::BIGINT,
+           (a.record ->> 'detector')::INTEGER, (a.record ->> 'tract')::INTEGER, NULL, NULL
+    FROM put_away a
 )
 SELECT
     $site AS site, w.why, w.step, w.dataset_type, w.dataset_id, w.quantum_id, w.exposure, w.visit, w.detector, w.tract,
@@ -104,6 +121,7 @@ SELECT
         WHEN h.dataset_id IS NOT NULL AND coalesce(t.place, 1) > 1 THEN 'shadowed'
         WHEN h.dataset_id IS NOT NULL THEN 'visible'
         WHEN r.state = 'parked' THEN 'parked'
+        WHEN a.dataset_id IS NOT NULL THEN 'archived'
         WHEN w.why = 'moved' THEN 'in_transit'
         WHEN o.succeeded THEN 'lost'
         WHEN o.no_work THEN 'predicted_only'
@@ -115,16 +133,19 @@ SELECT
         WHEN r.dataset_id IS NOT NULL THEN r.reason
         WHEN w.why = 'none' THEN 'registered, but no quantum or rule asked for it'
         WHEN h.dataset_id IS NOT NULL THEN o.reason
+        WHEN a.dataset_id IS NOT NULL THEN 'taken out: ' || a.reason
         WHEN w.why = 'moved' THEN 'rule ' || m.rule_name || ' is ' || m.rule_state
             || coalesce(': ' || coalesce(x.reason, m.rule_reason), '')
         WHEN o.succeeded THEN 'its quantum succeeded, but it is not registered'
         ELSE o.reason
     END AS reason,
-    h.bytes, h.path, h.origin
+    h.bytes, h.path, h.origin,
+    h.dataset_id IS NOT NULL AND (h.dataset_id, h.file_checksum) IN (SELECT (dataset_id, checksum) FROM archive_copy) AS in_archive
 FROM wanted w
 LEFT JOIN held h USING (dataset_id)
 LEFT JOIN storage_finding s ON s.path = h.path
 LEFT JOIN refused r ON r.dataset_id = w.dataset_id
+LEFT JOIN archived a ON a.dataset_id = w.dataset_id
 LEFT JOIN outcome o ON o.quantum_id = w.quantum_id
 LEFT JOIN moved m ON m.dataset_id = w.dataset_id AND w.why = 'moved'
 LEFT JOIN transfer_now x ON x.rule_id = w.rule_id AND x.path = w.path

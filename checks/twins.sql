@@ -1,4 +1,4 @@
--- twins: registered datasets of one type that share their data ID with one of another run.
+-- twins: registered datasets that share their data ID with one of another run.
 -- inputs: d; grain: one row per dataset
 SELECT dataset_id FROM d
 QUALIFY count(*) OVER (

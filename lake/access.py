@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import duckdb
 
-from lake.objects import PART, SCHEMES, ObjectPath, is_object, opened, owner
+from lake.bucket import SCHEMES, opened, owner
+from lake.objects import PART, ObjectPath, is_object
 
 #: Bytes of objects' local copies that a process keeps between two jobs.
 SCRATCH = 2 * 2**30

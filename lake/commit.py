@@ -22,9 +22,10 @@ from deltalake.transaction import AddAction, RemoveAction
 
 import schemas
 from lake.access import delta_options
+from lake.durable import fsync_dir, fsync_file
 from lake.objects import is_object
 from lake.parquet import AddFile, DeltaError, partition_of
-from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
+from lake.site import LakeError, Site, one_line
 
 #: The library removes nothing by itself: lake.upkeep does, durably. Checkpoints remember removed files for as long as that waits.
 CONFIGURATION = {

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
+from lake.durable import fsync_dir, fsync_file
 from lake.objects import ObjectPath, is_object
-from lake.site import LakeError, Site, fsync_dir, fsync_file
+from lake.site import LakeError, Site
 
 CHUNK = 4 * 2**20
 #: Files whose sizes are asked for at once.

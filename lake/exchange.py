@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 import schemas
 from lake import collection, datastore, delta, dimensions, registry
 from lake.collection import install_memberships
+from lake.durable import fsync_file, write_durable
 from lake.outcome import Outcomes
 from lake.selection import EVERYTHING, Selection
-from lake.site import LakeError, Site, fsync_file, one_line, write_durable
+from lake.site import LakeError, Site, one_line
 from lake.sql import statement
 
 MANIFEST = "manifest.json"

@@ -25,9 +25,10 @@ import pyarrow.compute as pc
 
 import schemas
 from lake import datastore, delta, fault, registry
+from lake.durable import fsync_dir
 from lake.identity import padded
 from lake.objects import is_object
-from lake.site import LakeError, Site, fsync_dir
+from lake.site import LakeError, Site
 from lake.sql import statement
 
 Mode = Literal["copy", "link", "move", "direct"]

@@ -1,48 +1,47 @@
-"""The end of a rule's lifetime: its replicas are deleted where nothing wants them any more and nothing is lost by it.
+"""The end of a rule's lifetime: its replicas are taken out where nothing wants them any more and nothing is lost by it.
 
 A file goes only if it came by rules that have all expired, no other rule at the site wants a dataset in it, and all its
 datasets are at one other site, in files that were read for this and have the registered checksums. So the last copy of
-anything stays. One process at a time cleans a lake: two cannot delete each other's last replica. The registry's rows go
-first, then the file: a death in between leaves a file that no one reads, and the next clean removes it.
+anything stays. One process at a time cleans a lake: two cannot take out each other's last replica. Taking out is that of
+lake/prune.py: it can be undone (what was put back stays) until the files go, by drp prune --empty, or by a clean after
+the horizon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-
-import schemas
-from lake import datastore, delta, transfer_log
-from lake.commit import commit
+from lake import datastore, prune, transfer_log
 from lake.fault import point
 from lake.link import reachable
-from lake.parquet import write_files
 from lake.query import QueryError, connect
 from lake.rule import ANY, EXPIRED, REFETCH, Rule, RuleError, note, open_source, rules
-from lake.site import Lake, Site, table_dir
-from lake.slices import is_slice, table_of
+from lake.site import Lake, Site
 from lake.sql import statement
 from lake.transfer import WORKERS
 from lake.transfer_log import Event
 
+OVER = "the lifetime of its rule is over"
+
 
 @dataclass
 class Cleaned:
-    """What became of the files of a site's expired rules: ``deleted`` paths, their ``bytes``, and what ``kept`` the others."""
+    """What became of the files of a site's expired rules: paths ``deleted`` (taken out of the registry) and their ``bytes``,
+    what ``kept`` the others, and how many files that were taken out before the horizon are ``gone`` from storage."""
 
     site: str
     deleted: list[str] = field(default_factory=list)
+    gone: int = 0
     bytes: int = 0
     kept: dict[str, str] = field(default_factory=dict)
 
 
 def clean(lake: Lake, now: datetime | None = None) -> list[Cleaned]:
-    """Delete what expired rules brought and nothing needs; one Cleaned per site that has such a rule."""
+    """Take out what expired rules brought and nothing needs; one Cleaned per site that has such a rule."""
     now = now or datetime.now(UTC)
     with lake.central.lock("clean"):
         standing = [rule.at(now) for rule in rules(lake) if rule.name != REFETCH]
@@ -56,6 +55,7 @@ def _clean(lake: Lake, site: Site, standing: Sequence[Rule]) -> Cleaned:
     ids = [rule.rule_id for rule in expired]
     done = Cleaned(site.name)
     with site.lock("movement"):
+        prune.settle(site)
         with connect(lake, [site.name], site.name) as con:
             wanted = [each for rule in here if rule.state != EXPIRED for each in _wanted(lake, rule)]
             files = con.table(statement("expired_files"), {"expired": ids, "wanted": wanted, "site": site.name}).to_pylist()
@@ -65,9 +65,11 @@ def _clean(lake: Lake, site: Site, standing: Sequence[Rule]) -> Cleaned:
         done.kept |= {row["path"]: "no other site has an intact copy" for row in free if row["path"] not in safe}
         free = [row for row in free if row["path"] in safe]
         if free:
-            _withdraw(site, [dataset for row in free for dataset in row["datasets"]])
+            leave = prune.Leave(tagged=True, certified=True, wanted=True)
+            prune.prune(lake, site, [dataset for row in free for dataset in row["datasets"]], OVER, leave)
         point("lifetime:withdrawn")
-        _remove(site, ids)
+        _let_go(site, ids)
+        done.gone = len(prune.empty(site, reason=OVER))
         done.deleted, done.bytes = [row["path"] for row in free], sum(row["file_bytes"] for row in free)
         if free:
             kept = f", {len(done.kept)} kept ({min(done.kept.values())})" if done.kept else ""
@@ -119,31 +121,11 @@ def _safe(lake: Lake, site: Site, files: Sequence[dict[str, Any]]) -> set[str]:
         return {path for path, good in zip(offers, pool.map(intact, offers), strict=True) if good}
 
 
-def _withdraw(site: Site, dataset_ids: Iterable[str]) -> None:
-    """Take datasets out of the registry, in one commit that puts the other rows of the touched files in their place."""
-    gone = pa.table({"dataset_id": pa.array(sorted(set(dataset_ids)), pa.string())})
-    with site.lock(), delta.cursor() as con:
-        con.register("gone", gone)
-        live = delta.scan("dataset", delta.files(site, "dataset"), filename=True)
-        rows = con.sql(f"SELECT DISTINCT filename FROM ({live}) SEMI JOIN gone USING (dataset_id) ORDER BY ALL").fetchall()
-        touched = [name.removeprefix(f"{site.table_path('dataset')}/") for (name,) in rows]
-        left = con.sql(f"FROM ({delta.scan('dataset', [name for (name,) in rows])}) ANTI JOIN gone USING (dataset_id)")
-        kept = schemas.conform("dataset", left.to_arrow_table())
-        written = write_files(site, "dataset", kept) if kept.num_rows else []
-        commit(site, "dataset", written, touched, None, {"why": "the lifetime of the rules that brought them is over"})
-
-
-def _remove(site: Site, expired: Sequence[str]) -> None:
-    """Take unregistered files of expired rules out of their catalogue tables and off the disk, and log it."""
+def _let_go(site: Site, expired: Sequence[str]) -> None:
+    """Log that what is not registered (any more) is no longer under way; what never was, and is not kept, is removed."""
     with connect(site.lake, [site.name], site.name) as con:
         rows = con.table(statement("expired_leftovers"), {"expired": list(expired)}).to_pylist()
-    paths = sorted({row["path"] for row in rows})
-    by_table: dict[str, list[str]] = {}
-    for path in filter(is_slice, paths):
-        by_table.setdefault(table_of(path), []).append(path)
-    for table, members in by_table.items():
-        delta.remove_files(site, table, [path.removeprefix(f"{table_dir(table)}/") for path in members])
-    for path in paths:
+    for path in sorted({row["path"] for row in rows if not row.pop("kept")}):
         site.path(path).unlink(missing_ok=True)
     point("lifetime:removed")
-    transfer_log.write(site, [Event(**row, state="deleted", reason="the lifetime of its rule is over") for row in rows])
+    transfer_log.write(site, [Event(**row, state="deleted", reason=OVER) for row in rows])

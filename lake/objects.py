@@ -3,71 +3,23 @@
 ``ObjectPath`` has the part of pathlib.Path that the lake uses, so that the same code serves both kinds of root. What it
 cannot do is named: there are no directories to make or to sync (a put is durable and whole when it returns), no links
 and no locks. DuckDB reads objects through a file system that attach() registers, delta-rs by itself.
-Credentials come from the environment alone (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; or DRP_<SITE>_ACCESS_KEY_ID,
-DRP_<SITE>_SECRET_ACCESS_KEY for one site) and are never written anywhere.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import io
-import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-SCHEMES = ("s3://",)
-REGION = "us-east-1"
+from lake.bucket import Bucket, StoreError, errors, know, store
+
 #: Bytes of a part of a multipart upload: what a writer holds in memory.
 PART = 8 * 2**20
-
-
-class StoreError(OSError):
-    """An object store that cannot be used, or does not do what a lake needs; the message names it and the remedy."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Where an object site is: ``url`` is s3://bucket[/prefix], ``endpoint`` the store's address (None: Amazon's own)."""
-
-    url: str
-    endpoint: str | None = None
-    site: str = ""
-
-    def options(self) -> dict[str, str]:
-        """What delta-rs must be told to read and write here; holds credentials: for memory only."""
-        found = {"region": os.environ.get("AWS_REGION", REGION), "conditional_put": "etag"}
-        if self.endpoint:
-            found |= {"endpoint": self.endpoint, "allow_http": str(self.endpoint.startswith("http://")).lower()}
-        for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
-            value = os.environ.get(f"DRP_{self.site.upper().replace('-', '_')}_{key}") or os.environ.get(f"AWS_{key}")
-            if value:
-                found[key.lower()] = value
-        return found
-
-
-@cache
-def _store(bucket: Bucket) -> Any:
-    from obstore.store import S3Store
-
-    options = bucket.options()
-    _known[bucket.url] = bucket
-    return S3Store(
-        bucket.url.removeprefix("s3://").split("/")[0],
-        endpoint=bucket.endpoint,
-        region=options["region"],
-        client_options={"allow_http": options.get("allow_http") == "true"},
-        access_key_id=options.get("access_key_id"),
-        secret_access_key=options.get("secret_access_key"),
-    )
-
-
-#: The roots that this process has opened, by URL: what DuckDB's file system may read.
-_known: dict[str, Bucket] = {}
 
 
 @dataclass(frozen=True)
@@ -87,7 +39,7 @@ class ObjectPath:
     def root(cls, url: str, endpoint: str | None = None, site: str = "") -> Path:
         """The root of a site, to be used as if it were a Path."""
         bucket = Bucket(url.rstrip("/"), endpoint, site)
-        _known[bucket.url] = bucket
+        know(bucket)
         return cast(Path, cls(bucket))
 
     # -- names ---------------------------------------------------------------------------------------------------------
@@ -137,10 +89,10 @@ class ObjectPath:
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def stat(self) -> _Stat:
-        with _errors(self):
+        with errors(self):
             import obstore
 
-            head = obstore.head(_store(self.bucket), self._whole)
+            head = obstore.head(store(self.bucket), self._whole)
             return _Stat(head["size"], head["last_modified"].timestamp())
 
     def is_file(self) -> bool:
@@ -160,8 +112,8 @@ class ObjectPath:
         import obstore
 
         skip = len(self._whole) + 1 if self._whole else 0
-        with _errors(self):
-            for found in obstore.list(_store(self.bucket), prefix=self._whole or None, chunk_size=chunk):
+        with errors(self):
+            for found in obstore.list(store(self.bucket), prefix=self._whole or None, chunk_size=chunk):
                 for each in found:
                     yield each["path"][skip:], each["size"], each["last_modified"].timestamp()
 
@@ -173,8 +125,8 @@ class ObjectPath:
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         import obstore
 
-        with _errors(self):
-            found = obstore.list_with_delimiter(_store(self.bucket), prefix=self._whole or None)
+        with errors(self):
+            found = obstore.list_with_delimiter(store(self.bucket), prefix=self._whole or None)
         for each in found["objects"]:
             name = each["path"].rpartition("/")[2]
             if fnmatch.fnmatchcase(name, pattern):
@@ -185,25 +137,25 @@ class ObjectPath:
     def open(self, mode: str = "rb", buffering: int = -1) -> io.RawIOBase:
         import obstore
 
-        with _errors(self):
+        with errors(self):
             if mode == "rb":
-                return _Reader(self, obstore.open_reader(_store(self.bucket), self._whole, buffer_size=PART))
+                return _Reader(self, obstore.open_reader(store(self.bucket), self._whole, buffer_size=PART))
             if mode == "wb":
-                return _Writer(self, obstore.open_writer(_store(self.bucket), self._whole, buffer_size=PART))
+                return _Writer(self, obstore.open_writer(store(self.bucket), self._whole, buffer_size=PART))
         raise ValueError(f"{self}: objects are opened as rb or wb, not {mode}")
 
     def read_bytes(self) -> bytes:
         import obstore
 
-        with _errors(self):
-            return bytes(obstore.get(_store(self.bucket), self._whole).bytes())
+        with errors(self):
+            return bytes(obstore.get(store(self.bucket), self._whole).bytes())
 
     def read_range(self, offset: int, count: int) -> bytes:
         """``count`` bytes from ``offset`` on; StoreError where the object ends before."""
         import obstore
 
-        with _errors(self):
-            return bytes(obstore.get_range(_store(self.bucket), self._whole, start=offset, length=count))
+        with errors(self):
+            return bytes(obstore.get_range(store(self.bucket), self._whole, start=offset, length=count))
 
     def read_text(self) -> str:
         return self.read_bytes().decode()
@@ -211,22 +163,22 @@ class ObjectPath:
     def write_bytes(self, data: bytes) -> int:
         import obstore
 
-        with _errors(self):
-            obstore.put(_store(self.bucket), self._whole, data)
+        with errors(self):
+            obstore.put(store(self.bucket), self._whole, data)
         return len(data)
 
     def upload(self, source: Path) -> None:
         """Put a local file here; it is whole and durable when this returns."""
         import obstore
 
-        with _errors(self), source.open("rb") as file:
-            obstore.put(_store(self.bucket), self._whole, file)
+        with errors(self), source.open("rb") as file:
+            obstore.put(store(self.bucket), self._whole, file)
 
     def replace(self, target: ObjectPath) -> None:
         import obstore
 
-        with _errors(self):
-            obstore.copy(_store(self.bucket), self._whole, target._whole)
+        with errors(self):
+            obstore.copy(store(self.bucket), self._whole, target._whole)
         self.unlink()
 
     rename = replace
@@ -236,8 +188,8 @@ class ObjectPath:
 
         if not missing_ok:
             self.stat()  # not every store says that there was nothing to delete
-        with suppress(FileNotFoundError), _errors(self):
-            obstore.delete(_store(self.bucket), self._whole)
+        with suppress(FileNotFoundError), errors(self):
+            obstore.delete(store(self.bucket), self._whole)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: names of objects need no directories."""
@@ -247,18 +199,18 @@ class ObjectPath:
         to overwrite when asked (without that, two writers would silently lose each other's commits)."""
         import obstore
 
-        store, probe = _store(self.bucket), self / f".probe-{uuid.uuid4().hex}"
+        there, probe = store(self.bucket), self / f".probe-{uuid.uuid4().hex}"
 
         def accepted(mode: Any) -> bool:
             try:
-                obstore.put(store, probe._whole, b"probe", mode=mode)
+                obstore.put(there, probe._whole, b"probe", mode=mode)
             except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
                 return False
             except (NotImplementedError, obstore.exceptions.NotSupportedError):
                 return True
             return True
 
-        with _errors(self):
+        with errors(self):
             accepted("create")
             try:
                 if accepted("create") or accepted({"e_tag": "stale"}):
@@ -267,25 +219,6 @@ class ObjectPath:
                     raise StoreError(f"{self}: there are objects already; choose another bucket or prefix")
             finally:
                 probe.unlink(missing_ok=True)
-
-
-@contextmanager
-def _errors(path: ObjectPath) -> Iterator[None]:
-    """Errors of the store as OSErrors that name the object, in one line, without what the request carried."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise FileNotFoundError(2, "No such object", str(path)) from None
-    except OSError:
-        raise
-    except Exception as error:
-        kind = type(error)
-        if not kind.__module__.startswith("obstore"):
-            raise
-        said = " ".join(str(error).split()).partition("Debug source")[0].partition("<?xml")[0]
-        raise StoreError(
-            f"{path}: the object store fails ({kind.__name__}: {said[:160]}); is it there, are the credentials right?"
-        ) from None
 
 
 class _Reader(io.RawIOBase):
@@ -308,7 +241,7 @@ class _Reader(io.RawIOBase):
         return int(self._source.tell())
 
     def read(self, size: int | None = -1) -> bytes:
-        with _errors(self._path):
+        with errors(self._path):
             return bytes(self._source.read(None if size is None or size < 0 else size))
 
     def readall(self) -> bytes:
@@ -330,13 +263,13 @@ class _Writer(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        with _errors(self._path):
+        with errors(self._path):
             self._sink.write(bytes(data))
         return len(data)
 
     def close(self) -> None:
         if not self.closed:
-            with _errors(self._path):
+            with errors(self._path):
                 self._sink.close()
         super().close()
 
@@ -344,18 +277,3 @@ class _Writer(io.RawIOBase):
 def is_object(path: Path) -> bool:
     """Whether a path of the lake is an object's."""
     return isinstance(path, ObjectPath)
-
-
-def owner(uri: str) -> Bucket | None:
-    """The bucket of the root, opened by this process, that a URI is below; None for a local path."""
-    if not uri.startswith(SCHEMES):
-        return None
-    found = [bucket for url, bucket in _known.items() if uri == url or uri.startswith(url + "/")]
-    if not found:
-        raise StoreError(f"{uri}: no open lake has a site there")
-    return max(found, key=lambda bucket: len(bucket.url))
-
-
-def opened() -> bool:
-    """Whether this process has opened a root in an object store."""
-    return bool(_known)

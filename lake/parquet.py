@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 import schemas
 from lake.access import storing
-from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
+from lake.durable import fsync_dir, fsync_file
+from lake.site import LakeError, Site, one_line
 
 ROW_GROUP = 131_072
 #: Tables of which single rows are looked up have smaller ones: a look-up then unpacks less.

@@ -1,8 +1,8 @@
 """Taking datasets out of a site's registry, so that it can be undone: tombstones, and files that stay until a horizon passes.
 
 A dataset exists if and only if its registry row exists, so that nothing else decides: a tombstone is written first and
-counts only once the row is gone. ``unstored`` is a dataset of which the lake has another replica, ``purged`` one whose
-last copy this was. A death at any moment leaves datasets that exist still, or that are out; settle() does the rest.
+counts only once the row is gone. ``unstored`` is a dataset of which another site or the archive has a copy, ``purged`` one
+whose last copy this was. A death at any moment leaves datasets that exist still, or that are out; settle() does the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 
 import schemas
 from lake import datastore, delta, fault, registry, slices
+from lake.archive.shelf import STORED, Shelf, bundles
 from lake.commit import commit
 from lake.parquet import ordered, write_files
 from lake.query import connect, identifier
@@ -49,7 +51,8 @@ class Leave:
 
 @dataclass(frozen=True)
 class Plan:
-    """``datasets``: what would go (columns of ``dataset``, ``state``); ``refused``: what may not (``dataset``, ``reason``)."""
+    """``datasets``: what would go (columns of ``dataset``, ``replicas`` at other sites, ``archived`` copies, ``state``);
+    ``refused``: what may not (the same with ``reason``)."""
 
     site: Site
     datasets: pa.Table
@@ -61,18 +64,32 @@ def plan(lake: Lake, site: Site, dataset_ids: Iterable[str], leave: Leave | None
     leave = leave or Leave()
     with connect(lake) as con:
         sql = statement("prune_plan").replace("{site}", identifier(site.name))
-        rows = con.table(sql, {"ids": sorted(set(dataset_ids)), "site": site.name})
-    last = pc.equal(rows["replicas"], 0)
+        rows = con.table(sql, {"ids": sorted(set(dataset_ids)), "site": site.name, "bundles": _sound_bundles(lake)})
+    last = pc.equal(pc.add(rows["replicas"], rows["archived"]), 0)
     reasons = pa.array([_refusal(row, leave) for row in rows.select(_REASONS).to_pylist()], pa.string())
     rows = rows.append_column("state", pc.if_else(last, "purged", "unstored")).append_column("reason", reasons)
     columns = schemas.table("dataset").arrow.names
     refused = pc.is_valid(rows["reason"])
+    copies = ["replicas", "archived"]
     return Plan(
-        site, rows.filter(pc.invert(refused)).select([*columns, "state"]), rows.filter(refused).select([*columns, "reason"])
+        site,
+        rows.filter(pc.invert(refused)).select([*columns, *copies, "state"]),
+        rows.filter(refused).select([*columns, *copies, "reason"]),
     )
 
 
-_REASONS = ["replicas", "tagged", "certified", "wanted", "shared", "path"]
+def _sound_bundles(lake: Lake) -> list[str]:
+    """The bundles of the archive whose members count as copies: found sound when last read, and still there, whole."""
+    found = []
+    for bundle in bundles(lake):
+        with suppress(OSError):
+            size = Shelf(lake.site(bundle.site), bundle.location).file(bundle.path).stat().st_size
+            if bundle.state == STORED and size == bundle.bytes:
+                found.append("/".join((bundle.site, bundle.bundle_id, bundle.location)))
+    return found
+
+
+_REASONS = ["replicas", "archived", "unsound", "tagged", "certified", "wanted", "shared", "path"]
 
 
 def _refusal(row: dict[str, object], leave: Leave) -> str | None:
@@ -84,8 +101,9 @@ def _refusal(row: dict[str, object], leave: Leave) -> str | None:
         return f"is certified in {row['certified']}"
     if row["wanted"] is not None and not leave.wanted:
         return f"the rule {row['wanted']} wants it here"
-    if not row["replicas"] and not leave.last_copy:
-        return "is the last copy in the lake"
+    if not row["replicas"] and not row["archived"] and not leave.last_copy:
+        unsound = ", but for an archived one that is damaged or not there (drp archive --verify)" if row["unsound"] else ""
+        return f"is the last copy in the lake{unsound}"
     return None
 
 
@@ -153,21 +171,13 @@ def undo(site: Site, operation: str, reason: str = "undone") -> pa.Table:
 _FILE = ("path", "file_bytes", "file_checksum")
 
 
-def empty(site: Site, older_than: float = HORIZON, dry_run: bool = False) -> list[str]:
-    """Remove the files of datasets that were taken out ``older_than`` days ago; returns their paths. No undo after that."""
-    before = datetime.fromtimestamp(time.time() - 86400 * older_than, UTC)
-    with site.lock(), delta.cursor() as con:
-        for table in ("tombstone", "dataset", "parked"):
-            delta.view(con, site, table)
-        con.execute(statement("parked_now"))
-        con.register("latest", _latest(con.sql("FROM tombstone").to_arrow_table()))
-        old = con.sql(
-            "FROM latest WHERE state IN ('unstored', 'purged') AND path NOT IN (SELECT path FROM dataset) "
-            "AND path NOT IN (SELECT record ->> 'path' FROM parked_now WHERE state = 'parked') "
-            "AND path NOT IN (SELECT path FROM latest WHERE state IN ('unstored', 'purged') AND noted_at >= $before) "
-            "ORDER BY path",
-            params={"before": before},
-        ).to_arrow_table()
+def empty(site: Site, older_than: float = HORIZON, dry_run: bool = False, reason: str | None = None) -> list[str]:
+    """Remove the files of datasets that were taken out ``older_than`` days ago (for this ``reason`` only, if one is given);
+    returns their paths. No undo after that. What has become the last copy since then stays: last_copies() names it.
+    """
+    with site.lock():
+        old = _old(site, older_than, reason)
+        old = old.filter(pc.invert(old["last"]))
         paths: list[str] = sorted(set(old["path"].to_pylist()))
         if paths and not dry_run:
             _settle(site)
@@ -178,6 +188,20 @@ def empty(site: Site, older_than: float = HORIZON, dry_run: bool = False) -> lis
                 site.path(path).unlink(missing_ok=True)
                 fault.point("prune:unlinked")
     return paths
+
+
+def last_copies(site: Site, older_than: float = HORIZON) -> list[str]:
+    """Files that empty() leaves: when they were taken out there was another copy, and now there is none."""
+    old = _old(site, older_than)
+    return sorted(set(old.filter(old["last"])["path"].to_pylist()))
+
+
+def _old(site: Site, older_than: float, reason: str | None = None) -> pa.Table:
+    before = datetime.fromtimestamp(time.time() - 86400 * older_than, UTC)
+    lake = site.lake
+    given = {"site": site.name, "before": before, "reason": reason, "bundles": _sound_bundles(lake)}
+    with connect(lake) as con:
+        return con.table(statement("prune_old").replace("{site}", identifier(site.name)), given)
 
 
 def settle(site: Site) -> None:

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 import schemas
 from lake import datastore, delta, fault, prune, registry, slices, upkeep
+from lake.durable import fsync_dir, write_durable
 from lake.registry import Judgement
-from lake.site import LakeError, Site, fsync_dir, one_line, write_durable
+from lake.site import LakeError, Site, one_line
 
 APP = "publish"
 _PARTS = {"accepted": "dataset", "waiting": "parked", "admitted": "parked", "attempts": "attempt"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,9 @@ import yaml
 import schemas
 from lake import plain_yaml
 from lake.access import at
-from lake.objects import SCHEMES, ObjectPath, StoreError, is_object
+from lake.bucket import SCHEMES, StoreError
+from lake.durable import write_durable
+from lake.objects import ObjectPath, is_object
 
 CONFIG = "lake.yaml"
 #: Seconds to wait for a site's lock: commits take well under one.
@@ -278,44 +279,3 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return " ".join(str(error).split())[:300]
-
-
-def fsync_dir(directory: Path) -> None:
-    """Make the names in a directory durable (an object's name is when it is put)."""
-    if is_object(directory):
-        return
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def fsync_file(path: Path) -> None:
-    """Make a file's content durable (an object's is when it is put)."""
-    if is_object(path):
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_durable(path: Path, data: bytes) -> None:
-    """Write a small file so that after a crash it is there whole or not at all."""
-    if is_object(path):
-        path.write_bytes(data)
-        return
-    fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    fsync_dir(path.parent)

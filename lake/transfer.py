@@ -23,10 +23,10 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from lake.datastore import TEMPORARY
+from lake.durable import fsync_dir
 from lake.fault import point
 from lake.link import Link
 from lake.objects import is_object
-from lake.site import fsync_dir
 
 CHUNK = 1 << 20
 #: Copies at a time; hashing and file access release the interpreter lock, so that more than one is worth while.

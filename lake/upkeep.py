@@ -26,9 +26,10 @@ import schemas
 from lake import delta, janitor, snapshot
 from lake.access import source
 from lake.commit import live_files
+from lake.durable import fsync_dir, fsync_file
 from lake.fault import point
 from lake.parquet import APPENDED, DeltaError, indexed_columns, partition_of
-from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
+from lake.site import LakeError, Site, one_line
 
 #: Hours for which readers and time travel find old lists of files. Rows carry their times: what was known when, SQL can tell.
 HORIZON = 24

@@ -153,7 +153,7 @@ def _cell(row: Row | None) -> str:
 def ledger(found: Ledger) -> str:
     """The sum per step and site; rows that do not reconcile first; every row on request."""
     states = [state for state in STATES if state == "visible" or found.totals[state]]
-    keys = ("expected", *states, "bytes")
+    keys = ("expected", *states, *(["in_archive"] if found.totals["in_archive"] else []), "bytes")
     sums = []
     for (step, site), rows in groupby(found.rows, lambda row: (row["step"], row["site"])):
         mine = list(rows)

@@ -20,10 +20,11 @@ from lake import datastore, fault
 from lake.archive import container
 from lake.archive.container import Contents, Member, SourceError
 from lake.archive.shelf import STORED, ArchiveError, Bundle, Shelf, let_go
+from lake.durable import fsync_dir
 from lake.objects import is_object
 from lake.query import QueryError, connect, identifier
 from lake.rule import only_types
-from lake.site import Lake, Site, fsync_dir, one_line
+from lake.site import Lake, Site, one_line
 from lake.sql import statement
 
 #: Bytes that a bundle holds at least, but for the last one.

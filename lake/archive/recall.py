@@ -24,9 +24,10 @@ from lake.archive.container import Member
 from lake.archive.reader import Copy
 from lake.archive.shelf import ArchiveError, Shelf
 from lake.companions import copy_companions
+from lake.durable import fsync_dir
 from lake.objects import is_object
 from lake.query import connect
-from lake.site import Lake, LakeError, Site, fsync_dir, one_line
+from lake.site import Lake, LakeError, Site, one_line
 from lake.slices import PREFIX
 from lake.sql import statement
 

@@ -24,8 +24,9 @@ from lake.butler import text
 from lake.butler.definitions import ButlerError, Definitions, read_definitions
 from lake.butler.region import encode, hulls
 from lake.collection import install_memberships
+from lake.durable import fsync_dir, fsync_file
 from lake.selection import EVERYTHING, Selection
-from lake.site import LakeError, Site, fsync_dir, fsync_file, one_line
+from lake.site import LakeError, Site, one_line
 from lake.sql import statement
 
 NAME = "export.yaml"

@@ -1,7 +1,8 @@
 -- Makes: datasets that are to be taken out of a site's registry, each with what speaks against it.
 -- Inputs: of the site: dataset, association_now, certification_now, rule_now, manifest ("{site}".*); dataset of all sites (main.dataset,
---         with the column site). Parameters: ids, site. Grain: one row per registered dataset among ids; the columns of dataset and
---         replicas (how many other sites have it), tagged, certified (collections), wanted (a rule's name), shared (another
+--         with the column site), archive_copy. Parameters: ids, site, bundles (site/bundle_id/location of those that count).
+-- Grain: one row per registered dataset among ids; the columns of dataset and
+--         replicas (how many other sites have it), archived (how many bundles that count hold it), unsound (others), tagged, certified (collections), wanted (a rule's name), shared (another
 --         dataset that stays and is in the same file).
 WITH chosen AS (
     SELECT * FROM {site}.dataset WHERE dataset_id IN (SELECT unnest($ids::VARCHAR[]))
@@ -12,6 +13,14 @@ elsewhere AS (
     JOIN chosen c ON c.dataset_id = d.dataset_id AND c.checksum = d.checksum
     WHERE d.site <> $site
     GROUP BY c.dataset_id
+),
+kept AS (
+    SELECT dataset_id, count(*) FILTER (counts) AS archived, count(*) FILTER (NOT counts) AS unsound
+    FROM (
+        SELECT DISTINCT a.dataset_id, a.site, a.bundle_id, a.location,
+               concat_ws('/', a.site, a.bundle_id, a.location) IN (SELECT unnest($bundles::VARCHAR[])) AS counts
+        FROM main.archive_copy a JOIN chosen c ON c.dataset_id = a.dataset_id AND c.file_checksum = a.checksum)
+    GROUP BY dataset_id
 ),
 tagged AS (
     SELECT dataset_id, string_agg(collection, ', ' ORDER BY collection) AS tagged
@@ -36,9 +45,11 @@ shared AS (
     FROM {site}.dataset SEMI JOIN chosen USING (path) ANTI JOIN chosen c USING (dataset_id)
     GROUP BY path
 )
-SELECT c.*, coalesce(e.replicas, 0) AS replicas, t.tagged, v.certified, w.wanted, s.shared
+SELECT c.*, coalesce(e.replicas, 0) AS replicas, coalesce(k.archived, 0) AS archived, coalesce(k.unsound, 0) AS unsound,
+       t.tagged, v.certified, w.wanted, s.shared
 FROM chosen c
 LEFT JOIN elsewhere e USING (dataset_id)
+LEFT JOIN kept k USING (dataset_id)
 LEFT JOIN tagged t USING (dataset_id)
 LEFT JOIN certified v USING (dataset_id)
 LEFT JOIN wanted w USING (dataset_id)

@@ -157,7 +157,7 @@ def _recall(lake: Lake, site: Site, types: Sequence[str] | None, where: str, for
 
 def _read(lake: Lake, name: str, output: Path) -> None:
     from lake import archive
-    from lake.site import write_durable
+    from lake.durable import write_durable
 
     with archive.Reader(lake) as reader:
         content = reader.read(name)

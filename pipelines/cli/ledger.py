@@ -21,7 +21,8 @@ def command(lake: Path, campaign: str | None, site: str | None, step: str | None
     """Expected against present, per site, step and dataset type, and what explains the difference.
 
     Exit code 0 only if everything reconciles: what is expected is there, or found nothing to do, or failed and was
-    accepted (drp accept); every raw is accounted for down to the last product that should hold it.
+    accepted (drp accept), or was taken out and is in the archive; every raw is accounted for down to the last product that
+    should hold it. in_archive counts what is registered here and in the archive too.
 
     \b
     Examples:
@@ -47,7 +48,7 @@ def command(lake: Path, campaign: str | None, site: str | None, step: str | None
     else:
         rows = [row for row in verdict.rows if site in (None, row["site"]) and step in (None, row["step"])]
         states = [s for s in ledger.STATES if form != "table" or s == "visible" or any(row[s] for row in rows)]
-        more = ["accepted"] if form != "table" or any(row["accepted"] for row in rows) else []
+        more = [name for name in ("in_archive", "accepted") if form != "table" or any(row[name] for row in rows)]
         emit(rows, form, ["site", "step", "dataset_type", "expected", *states, "bytes", *more, "reconciled"])
     click.echo(verdict.summary, err=True)
     if not verdict.reconciled:

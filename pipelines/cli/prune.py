@@ -8,7 +8,10 @@ import click
 
 from pipelines.cli.output import emit, format_option, lake_argument
 
-COLUMNS = ("site", "dataset_type", "run", "exposure", "visit", "detector", "tract", "patch", "band", "bytes", "becomes", "reason")
+COLUMNS = (
+    "site", "dataset_type", "run", "exposure", "visit", "detector", "tract", "patch", "band", "bytes", "replicas",
+    "archived", "becomes", "reason",
+)  # fmt: skip
 OPERATIONS = """
     SELECT operation, min(noted_at) AS noted_at, any_value(who) AS who, any_value(reason) AS reason,
            string_agg(DISTINCT state, ', ' ORDER BY state) AS states, count(*) AS datasets, min(version) AS version
@@ -25,7 +28,9 @@ OPERATIONS = """
 @click.option("--where", default="", metavar="CONDITION", help="Which of them: as in drp datasets.")
 @click.option("--collection", "collections", multiple=True, metavar="NAME", help="What is in this collection (may be repeated).")
 @click.option("--reason", default="pruned", show_default=True, metavar="TEXT", help="Why, for the record.")
-@click.option("--purge", is_flag=True, help="Also datasets of which this is the last copy in the lake.")
+@click.option(
+    "--purge", is_flag=True, help="Also the last copy in the lake: no other site has it, nor a sound bundle of the archive."
+)
 @click.option("--tagged", is_flag=True, help="Also members of TAGGED collections.")
 @click.option("--certified", is_flag=True, help="Also calibrations that are certified.")
 @click.option("--wanted", is_flag=True, help="Also what a rule wants at SITE (it will be brought again).")
@@ -42,8 +47,9 @@ def command(
 ) -> None:  # fmt: skip
     """Take datasets out of SITE: shown first, done with --yes. Their files stay until --empty, so that --undo works.
 
-    Refused unless asked for: the last copy in the lake, members of TAGGED collections, certified calibrations, and what a
-    rule wants at SITE. Exit code 1 if something is refused, or cannot be put back.
+    Refused unless asked for: the last copy in the lake (a sound bundle of the archive counts as a copy: drp archive --recall
+    brings it back), members of TAGGED collections, certified calibrations, and what a rule wants at SITE. Exit code 1 if
+    something is refused, or cannot be put back.
 
     \b
     Examples:
@@ -71,7 +77,9 @@ def command(
         raise SystemExit(any(row["verdict"] not in ("accepted", "present") for row in verdicts))
     if empty:
         paths = prune.empty(member, older_than, dry_run=not yes)
-        emit([{"path": path, "becomes": "removed" if yes else "removed with --yes"} for path in paths], form, ["path", "becomes"])
+        rows = [{"path": path, "becomes": "removed" if yes else "removed with --yes"} for path in paths]
+        rows += [{"path": path, "becomes": "kept: the last copy by now"} for path in prune.last_copies(member, older_than)]
+        emit(rows, form, ["path", "becomes"])
         return
     found = search(opened, types, where, collections, sites=[site])["dataset_id"].to_pylist()
     leave = prune.Leave(last_copy=purge, tagged=tagged, certified=certified, wanted=wanted)

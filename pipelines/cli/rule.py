@@ -125,10 +125,11 @@ def run(lake: Path, names: tuple[str, ...], campaign: str | None, form: str) -> 
 @lake_argument
 @format_option
 def clean(lake: Path, form: str) -> None:
-    """Delete the replicas that rules brought whose lifetime is over, where nothing else wants them.
+    """Take out the replicas that rules brought whose lifetime is over, where nothing else wants them.
 
     A file goes only if another site has all its datasets in files that were read for this and are intact: the last copy
-    of anything stays.
+    of anything stays. drp prune --undo puts back what was taken out; its files are removed seven days later, or by
+    drp prune --empty.
 
     \b
     Example:

@@ -17,7 +17,8 @@ import schemas
 from checks import counting, ledger, ledger_sum
 from checks.audit import quick
 from checks.ledger_sum import sql
-from lake import delta, movement, registry, upkeep
+from lake import archive, delta, movement, prune, registry, upkeep
+from lake.search import search
 from lake.site import Lake, LakeError, Site
 from pipelines import steer
 from pipelines.journal import now
@@ -199,6 +200,7 @@ def full_count(lake: Lake) -> tuple[dict[tuple[str, ...], int], set[tuple[object
         for site in lake.sites.values():
             for table in FULL:
                 delta.view(con, site, table)
+            con.execute(f"CREATE OR REPLACE TEMP VIEW archive_copy AS {ledger._archive(lake)}")
             found = [{"path": f.path, "state": f.state, "reason": f.reason} for f in quick(site)]
             kind = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
             con.register("storage_finding", pa.Table.from_pylist(found, schema=kind))
@@ -208,13 +210,15 @@ def full_count(lake: Lake) -> tuple[dict[tuple[str, ...], int], set[tuple[object
         delta.view(con, lake.central, "visit_detector_patch")
         con.execute("CREATE TEMP VIEW touched AS SELECT DISTINCT visit FROM visit_detector_patch WHERE tract IN (9469, 9470)")
         counts = con.execute("SELECT site, step, dataset_type, state, count(*) FROM standing GROUP BY ALL").fetchall()
+        copies = con.execute("SELECT site, step, dataset_type, 'in_archive', count(*) FROM standing WHERE in_archive GROUP BY ALL")
+        counts += copies.fetchall()
         raws = con.sql(sql("raw_trace")).to_arrow_table().to_pylist()
     keys = ("exposure", "detector", "origin", "state", "products", "reached", "stopped_site", "stopped_type", "reason", "explained")
     return {tuple(row[:4]): row[4] for row in counts}, {tuple(r[k] for k in keys) for r in raws if r["state"] != "complete"}
 
 
 def counted(found: ledger.Ledger) -> tuple[dict[tuple[str, ...], int], set[tuple[object, ...]]]:
-    states = [s for s in ledger.STATES if s != "orphan"]
+    states = [*(s for s in ledger.STATES if s != "orphan"), "in_archive"]
     rows = {(r["site"], r["step"], r["dataset_type"], s): r[s] for r in found.rows for s in states if r[s]}
     keys = ("exposure", "detector", "origin", "state", "products", "reached", "stopped_site", "stopped_type", "reason", "explained")
     assert found.unfinished == len(found.raws)
@@ -259,6 +263,16 @@ def _rots(lake: Lake, site: Site, chance: random.Random) -> None:
     path.unlink() if chance.random() < 0.5 else os.truncate(path, 3)
 
 
+def _archives(lake: Lake, site: Site, chance: random.Random) -> None:
+    """Some datasets go to the archive; some of these, and some others, are taken out of the registry; one stays."""
+    kind = chance.choice(["raw", "visit_image", "direct_warp"])
+    shelf = archive.Shelf(chance.choice(list(lake.sites.values())))
+    archive.archive(lake, site, shelf, [kind], f"visit % {chance.randint(1, 2)} = 0")
+    found = search(lake, [kind], sites=[site.name])["dataset_id"].to_pylist()[1:]
+    leave = prune.Leave(last_copy=chance.random() < 0.5, certified=True, tagged=True, wanted=True)
+    prune.prune(lake, site, prune.plan(lake, site, found, leave).datasets["dataset_id"].to_pylist(), "room", leave)
+
+
 def _tidies(lake: Lake, site: Site, chance: random.Random) -> None:
     with site.lock():
         upkeep.compact(site, "dataset", at_least=2)
@@ -269,10 +283,11 @@ def test_kept_sums_never_differ_from_a_full_count(lake: Lake, monkeypatch: pytes
     monkeypatch.setattr(counting, "KEEP_FROM", 1)
     chance = random.Random(seed)
     assert counted(ledger.ledger(lake, "paper")) == full_count(lake)
-    changes = [_drop, _events, _waits, _moves, _rots, _tidies]
+    changes = [_drop, _events, _waits, _moves, _rots, _tidies, _archives]
     for change in chance.sample(changes, 2):
         change(lake, chance.choice(list(lake.sites.values())), chance)
         monkeypatch.setattr(counting, "AT_ONCE", chance.choice([1, 50, 10**6]))
+        monkeypatch.setattr(counting, "IN_ONE_JOIN", chance.choice([1, 100, 10**6]))
         assert counted(ledger.ledger(lake, "paper")) == full_count(lake), change.__name__
 
 
@@ -281,9 +296,9 @@ def test_what_is_settled_is_not_counted_again(lake: Lake, monkeypatch: pytest.Mo
     again: list[str] = []
     count = counting.SiteCount._count
 
-    def noted(self: counting.SiteCount, kind: str, damaged: bool) -> None:
-        again.append(f"{self.site.name} {kind}")
-        count(self, kind, damaged)
+    def noted(self: counting.SiteCount, kinds: list[str], *known: set[str]) -> None:
+        again.extend(f"{self.site.name} {kind}" for kind in kinds)
+        count(self, kinds, *known)
 
     monkeypatch.setattr(counting.SiteCount, "_count", noted)
     first = ledger.ledger(lake, "paper")

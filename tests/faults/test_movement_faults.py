@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "lake"))
 
 import small_lake
 
-from lake import datastore, delta, haul, ingester, movement, query, rule, transfer, transfer_log
+from checks import audit
+from lake import datastore, delta, haul, ingester, movement, prune, query, rule, transfer, transfer_log
 from lake.movement import Policy, RuleSpec
 from lake.site import Lake
 from lake.transfer import CHUNK, Order, ReplicaError, copy_file
@@ -299,7 +300,7 @@ def test_events_twice_and_out_of_order(lake: Lake) -> None:
 CLEAN = "import sys; from lake import movement; from lake.site import Lake; movement.clean(Lake.open(sys.argv[1]))"
 
 
-@pytest.mark.parametrize("fault", ["lifetime:withdrawn", "lifetime:removed"])
+@pytest.mark.parametrize("fault", ["prune:noted", "prune:rewriting", "prune:out", "lifetime:withdrawn", "lifetime:removed"])
 def test_a_killed_clean_is_finished_by_the_next(lake: Lake, fault: str) -> None:
     small_lake.add_visit_tables(lake.central, range(1, 3))
     both = RuleSpec("c", "raws", ("raw", "visit_table"), "true", "USDF", "LANCS", expires_at=datetime.now(UTC) + timedelta(hours=1))
@@ -315,6 +316,7 @@ def test_a_killed_clean_is_finished_by_the_next(lake: Lake, fault: str) -> None:
         assert con.execute('SELECT count(*) FROM "LANCS".dataset').fetchall() == [(0,)]
         assert con.execute('SELECT count(*) FROM "USDF".dataset').fetchall() == [(8,)]
         assert con.execute("SELECT DISTINCT state FROM transfer_now").fetchall() == [("deleted",)]
+    assert audit.audit(site).findings == [] and len(prune.empty(site, 0.0)) == 7
     assert (
         delta.files(site, "visit_table") == []
         and not list(site.root.rglob("*.fits"))

@@ -53,6 +53,26 @@ POINTS = {
 }
 
 
+#: Puts everything into the archive, and takes it out where the bundle is the only other copy; or brings it back.
+ARCHIVED = """
+import sys
+from lake import archive, prune
+from lake.search import search
+from lake.site import Lake
+lake = Lake.open(sys.argv[1])
+site = lake.central
+if sys.argv[2] == "archive":
+    archive.archive(lake, site, archive.Shelf(site))
+elif sys.argv[2] == "prune":
+    prune.prune(lake, site, search(lake, ["raw", "visit_table"])["dataset_id"].to_pylist(), "test")
+elif sys.argv[2] == "empty":
+    prune.empty(site, 0.0)
+else:
+    archive.recall(lake, site)
+print("done")
+"""
+
+
 def run(script: str, *words: object, fault: str | None = None) -> subprocess.CompletedProcess[str]:
     environment = ENVIRONMENT if fault is None else {**ENVIRONMENT, "DRP_FAULT": fault}
     return subprocess.run(
@@ -100,3 +120,25 @@ def test_death_at_a_point(tmp_path: Path, ready: dict[str, Path], work: str, poi
     if work == "empty":  # what was noted as removed and is still there is an orphan, which anybody may remove
         audit.remove_orphans(site)
     assert audit.audit(site).findings == []
+
+
+@pytest.mark.parametrize(
+    ("work", "point"),
+    some([("prune", "prune:noted"), ("prune", "prune:rewriting"), ("prune", "prune:out"), ("empty", "prune:emptied"),
+          ("empty", "prune:unlinked:2"), ("recall", "archive:recalled"), ("recall", "registry:dataset")]),
+)  # fmt: skip
+def test_what_only_the_archive_has_goes_and_comes_back(tmp_path: Path, ready: dict[str, Path], work: str, point: str) -> None:
+    root = Path(shutil.copytree(ready["prune"], tmp_path / "lake"))
+    before = state(root)
+    assert run(ARCHIVED, root, "archive").stdout == "done\n"
+    steps = ["prune", "empty", "recall"]
+    for step in steps[: steps.index(work)]:
+        assert run(ARCHIVED, root, step).stdout == "done\n"
+    died = run(ARCHIVED, root, work, fault=point)
+    assert died.returncode == -signal.SIGKILL and died.stdout == "", died.stderr
+    for step in steps[steps.index(work) :]:
+        assert run(ARCHIVED, root, step).stdout == "done\n"
+        assert state(root) == (before if step == "recall" else (set(), 0))
+    site = Lake.open(root).central
+    audit.remove_orphans(site)  # what an emptying that died had noted as removed
+    assert audit.audit(site, deep=True).findings == [] and state(root) == before

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import small_lake
 
-from lake import delta, movement, query
+from checks import audit
+from lake import delta, movement, prune, query
 from lake.movement import ANY, Policy, RuleSpec
+from lake.search import search
 from lake.site import Lake
 
 PAST, FUTURE = datetime.now(UTC) - timedelta(days=1), datetime.now(UTC) + timedelta(days=1)
@@ -42,6 +45,11 @@ def count(lake: Lake, site: str = "LANCS") -> int:
         return con.execute("SELECT count(*) FROM dataset").fetchall()[0][0]
 
 
+def ids(lake: Lake, where: str, site: str = "LANCS") -> list[str]:
+    found: list[str] = search(lake, ["raw"], where, sites=[site])["dataset_id"].to_pylist()
+    return found
+
+
 def files(lake: Lake, site: str = "LANCS") -> list[Path]:
     found = [
         *lake.site(site).root.glob("files/**/*.fits"),
@@ -59,7 +67,10 @@ def test_what_nothing_needs_goes_and_the_source_stays(lake: Lake) -> None:
     expire(lake)
     [done] = movement.clean(lake)
     assert (len(done.deleted), done.kept) == (7, {})
-    assert (count(lake), files(lake), delta.files(lake.site("LANCS"), "visit_table")) == (0, [], [])
+    site = lake.site("LANCS")
+    assert (count(lake), len(files(lake)), delta.files(site, "visit_table")) == (0, 7, []), "the files stay, for an undo"
+    assert audit.audit(site).findings == []
+    assert sorted(prune.empty(site, 0.0)) == sorted(done.deleted) and files(lake) == []
     assert (count(lake, "USDF"), len(files(lake, "USDF"))) == (8, 7)
     with query.connect(lake, ["LANCS"]) as con:
         assert con.execute("SELECT DISTINCT state FROM transfer_now").fetchall() == [("deleted",)]
@@ -70,6 +81,45 @@ def test_what_nothing_needs_goes_and_the_source_stays(lake: Lake) -> None:
     assert [delta.version(lake.site("LANCS"), table) for table in ("rule", "transfer", "dataset")] == versions
     [rule] = move(lake, spec(expires_at=FUTURE))  # its life is lengthened: everything comes again
     assert (rule.state, count(lake), len(files(lake))) == ("OK", 8, 7)
+
+
+def test_what_was_taken_out_can_be_put_back(lake: Lake) -> None:
+    site = lake.site("LANCS")
+    expire(lake)
+    [done] = movement.clean(lake)
+    assert (len(done.deleted), done.gone, count(lake)) == (7, 0, 0)
+    with query.connect(lake, ["LANCS"]) as con:
+        [(operation, reason, state, datasets)] = con.execute(
+            "SELECT operation, reason, state, count(*) FROM tombstone_now GROUP BY ALL"
+        ).fetchall()
+    assert (reason, state, datasets) == ("the lifetime of its rule is over", "unstored", 8)
+    assert prune.undo(site, operation)["verdict"].to_pylist() == ["accepted"] * 8
+    assert (count(lake), len(files(lake)), len(delta.files(site, "visit_table"))) == (8, 7, 1)
+    [done] = movement.clean(lake)
+    assert done.deleted == [] and set(done.kept.values()) == {"it was put back after its time"} and count(lake) == 8
+
+
+def test_the_files_go_after_the_horizon(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    expire(lake)
+    operation, _ = prune.prune(
+        lake, lake.site("LANCS"), ids(lake, "visit = 1 AND detector = 0"), "by hand", prune.Leave(wanted=True)
+    )
+    movement.clean(lake)
+    assert [done.gone for done in movement.clean(lake)] == [0]
+    later = time.time() + 86400 * (prune.HORIZON + 1)
+    monkeypatch.setattr(prune.time, "time", lambda: later)
+    assert [done.gone for done in movement.clean(lake)] == [6]
+    assert len(files(lake)) == 1, "what was pruned by hand stays until somebody says --empty"
+    assert prune.undo(lake.site("LANCS"), operation)["verdict"].to_pylist() == ["accepted"]
+    assert (len(files(lake, "USDF")), [done.gone for done in movement.clean(lake)]) == (7, [0])
+
+
+def test_its_life_is_lengthened_before_the_files_go(lake: Lake) -> None:
+    expire(lake)
+    movement.clean(lake)
+    [rule] = move(lake, spec(expires_at=FUTURE))
+    assert (rule.state, count(lake), len(files(lake))) == ("OK", 8, 7)
+    assert prune.empty(lake.site("LANCS"), 0.0) == [] and audit.audit(lake.site("LANCS"), deep=True).findings == []
 
 
 def test_what_another_rule_wants_stays(lake: Lake) -> None:
@@ -88,6 +138,7 @@ def test_the_last_copy_stays(lake: Lake) -> None:
     [done] = movement.clean(lake)
     kept = {lake.central.relative(path): "no other site has an intact copy" for path in (gone, rotten)}
     assert done.kept == kept and len(done.deleted) == 5
+    prune.empty(lake.site("LANCS"), 0.0)
     assert {lake.site("LANCS").relative(path) for path in files(lake)} == set(kept)
 
 

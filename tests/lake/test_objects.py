@@ -16,7 +16,8 @@ from s3_server import serving
 
 import schemas
 from lake import access, datastore, delta, janitor, query, upkeep
-from lake.objects import ObjectPath, StoreError
+from lake.bucket import StoreError
+from lake.objects import ObjectPath
 from lake.site import Lake, LakeError, Site
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import small_lake
 
-from lake import collection, datastore, delta, movement, release
+from lake import collection, datastore, delta, movement, prune, release
 from lake.collection import CollectionError
 from lake.query import connect
 from lake.release import ReleaseError
@@ -94,7 +94,8 @@ def test_withdrawn_and_published_again(lake: Lake) -> None:
     frdf = lake.site("FRDF")
     done = release.withdraw(lake, "DP1", frdf, "you@there", "superseded")
     assert (done.state, done.who, done.why) == ("withdrawn", "you@there", "superseded")
-    assert there(frdf) == [("visit_table", 1), ("visit_table", 2)] and not list(frdf.root.glob("files/**/*.fits"))
+    assert there(frdf) == [("visit_table", 1), ("visit_table", 2)] and len(prune.empty(frdf, 0.0)) == 3
+    assert not list(frdf.root.glob("files/**/*.fits"))
     with connect(lake, ["FRDF"]) as con:
         assert con.execute("SELECT count(*) FROM association_now").fetchall() == [(0,)]
     assert len(there(lake.central)) == 8

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lake.site import Lake, LakeError, Site, read_sites, write_durable
+from lake.durable import write_durable
+from lake.site import Lake, LakeError, Site, read_sites
 
 SITES = {"USDF": {"central": True, "cores": 2, "memory_gb": 8, "storage_tb": 0.5}, "LANCS": {"cores": 1}, "RAL": None}
 

@@ -112,6 +112,7 @@ def test_publish_list_manifest_withdraw(lake: Lake, drp: Drp) -> None:
     assert json.loads(drp("publish", lake.root, "--format", "json")[1])[0]["release"] == "DP1"
     code, out, _ = drp("publish", lake.root, "DP1", "--to", "FRDF", "--withdraw", "--why", "wrong", "--format", "json")
     assert code == 0 and [(r["state"], r["why"]) for r in json.loads(out)] == [("withdrawn", "wrong")]
+    assert drp("prune", lake.root, "FRDF", "--empty", "--older-than", "0", "--yes")[0] == 0
     assert not list(lake.site("FRDF").root.glob("files/**/*.fits"))
 
 
