@@ -30,6 +30,8 @@ MODES = ("copy", "link", "move", "direct")
 BATCH = 5000
 #: More threads than this only wait for each other at the lock of the directory that they write into.
 THREADS = 2
+#: Batches that are on their way while one is registered.
+AHEAD = 2
 #: Files that a thread takes from the queue at once.
 AT_ONCE = 50
 RESULT = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string()), ("path", pa.string())])
@@ -54,7 +56,7 @@ def take_in(
         raise IntakeError(f"mode {mode!r} is not one of {', '.join(MODES)}")
     rows = _completed(site, files)
     parts, done = [RESULT.empty_table()], 0
-    with closing(_copied(site, rows, mode)) as batches:
+    with closing(_placed(site, rows, mode)) as batches:
         for batch, arrived in batches:
             parts.append(_settled(site, batch, arrived, mode))
             done += batch.num_rows
@@ -102,36 +104,47 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
     return registry.with_ids(None, rows, {name: kind.dimensions for name, kind in types.items()})
 
 
-def _copied(site: Site, rows: pa.Table, mode: Mode) -> Iterator[tuple[pa.Table, list[Arriving]]]:
-    """The batches with their files, read and written; the next batch is on its way while the caller has one.
+def _placed(site: Site, rows: pa.Table, mode: Mode) -> Iterator[tuple[pa.Table, list[Arriving]]]:
+    """The batches with their files in place: while the caller registers one, the next gets its names, the one after is copied.
 
     Not so when files are moved: a source that two rows name must be there for both, or be known as moved.
     """
-    waiting: deque[tuple[pa.Table, list[Arriving], list[Future[None]]]] = deque()
+    ahead = 0 if mode == "move" else AHEAD
+    waiting: deque[tuple[pa.Table, list[Arriving], Future[None]]] = deque()
 
     def first() -> tuple[pa.Table, list[Arriving]]:
-        batch, files, jobs = waiting[0]
-        for job in jobs:
-            job.result()
-        fault.point("intake:copied")
+        batch, files, placing = waiting[0]
+        placing.result()
         waiting.popleft()
         return batch, files
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="intake") as pool:
+    copiers = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
+    placer = ThreadPoolExecutor(1, thread_name_prefix="placing")
+    with placer, copiers:
         try:
             for begin in range(0, rows.num_rows, BATCH):
                 batch = rows.slice(begin, BATCH)
                 files = _files(site, batch, mode)
                 parts = [files[n : n + AT_ONCE] for n in range(0, len(files), AT_ONCE)]
-                waiting.append((batch, files, [pool.submit(arriving.bring, site, part, mode) for part in parts]))
-                if mode == "move" or begin:
+                copying = [copiers.submit(arriving.bring, site, part, mode) for part in parts]
+                waiting.append((batch, files, placer.submit(_place, site, files, copying)))
+                if len(waiting) > ahead:
                     yield first()
             while waiting:
                 yield first()
         finally:  # what an error, or a reader who has seen enough, leaves behind
-            pool.shutdown(cancel_futures=True)
+            copiers.shutdown(cancel_futures=True)
+            placer.shutdown(cancel_futures=True)
             for _, files, _ in waiting:
                 arriving.discard(files)
+
+
+def _place(site: Site, files: list[Arriving], copying: list[Future[None]]) -> None:
+    for part in copying:
+        part.result()
+    fault.point("intake:copied")
+    arriving.place(site, files)
+    fault.point("intake:placed")
 
 
 def _files(site: Site, rows: pa.Table, mode: Mode) -> list[Arriving]:
@@ -144,12 +157,7 @@ def _files(site: Site, rows: pa.Table, mode: Mode) -> list[Arriving]:
 
 
 def _settled(site: Site, rows: pa.Table, files: list[Arriving], mode: Mode) -> pa.Table:
-    """Files that were written get their names, and their datasets are registered; the verdicts."""
-    try:
-        arriving.place(site, files)
-    finally:
-        arriving.discard(files)
-    fault.point("intake:placed")
+    """Register the datasets of files in place; the verdicts. What is refused goes, and so does what was moved."""
     verdicts = _register(site, rows, files)
     fault.point("intake:registered")
     for file, verdict in zip(files, verdicts["verdict"].to_pylist(), strict=True):
