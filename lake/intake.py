@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import arriving, datastore, delta, fault, registry
+from lake import arriving, collection, datastore, delta, fault, registry
 from lake.arriving import Arriving, Known, Mode
 from lake.identity import padded
 from lake.site import LakeError, Site
@@ -40,6 +40,8 @@ RESULT = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("rea
 class IntakeError(LakeError):
     """Files cannot be taken in as they are given; the message names the first and the remedy."""
 
+    exit_code = 2
+
 
 def take_in(
     site: Site, files: pa.Table, mode: Mode = "copy", progress: Callable[[int, int], None] = lambda n, of: None
@@ -50,18 +52,27 @@ def take_in(
     implies may be left out), and may have checksum (sha256 that a source must have) and path (below the site's root;
     else datastore.template() names it). ``direct`` registers files that are below the site's root already. Verdicts are
     those of registry.ingest(); a dataset that is registered with other content is rejected, and both are named. Doing
-    it again is safe at any time. IntakeError where the table itself cannot be used.
+    it again is safe at any time. The runs of what was taken in become RUN collections. IntakeError where the table itself
+    cannot be used.
     """
     if mode not in MODES:
         raise IntakeError(f"mode {mode!r} is not one of {', '.join(MODES)}")
     rows = _completed(site, files)
+    kinds = {name: kind for name, (kind, _) in collection.collections_now(site).items()}
+    for run in pc.unique(rows["run"]).to_pylist():
+        if kinds.get(run, "RUN") != "RUN":
+            raise IntakeError(f"site {site.name}: run {run} is a {kinds[run]} collection; datasets are made in RUN collections")
     parts, done = [RESULT.empty_table()], 0
     with closing(_placed(site, rows, mode)) as batches:
         for batch, arrived in batches:
             parts.append(_settled(site, batch, arrived, mode))
             done += batch.num_rows
             progress(done, rows.num_rows)
-    return pa.concat_tables(parts)
+    found = pa.concat_tables(parts)
+    runs = pc.unique(rows["run"].filter(pc.is_in(found["verdict"], pa.array(["accepted", "present"])))).to_pylist()
+    if not kinds.keys() >= set(runs):
+        collection.register_collections(site, [(run, "RUN", None) for run in runs])
+    return found
 
 
 def _completed(site: Site, files: pa.Table) -> pa.Table:
@@ -94,7 +105,11 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
     wrong = rows.filter(pc.invert(pc.is_in(rows["dataset_type"], files_of)))
     if wrong.num_rows:
         name = wrong["dataset_type"][0].as_py()
-        why = "is a slice of a catalogue table" if name in types else "is not known; register it first"
+        why = (
+            "is a slice of a catalogue table"
+            if name in types
+            else f"is not known; known: {', '.join(files_of.to_pylist()) or 'none'}, others are declared by drp ingest --register"
+        )
         raise IntakeError(f"site {site.name}: {wrong['source'][0]}: dataset type {name} {why}")
     names = [
         row["path"] or datastore.template(row["run"], row["dataset_type"], row, types[row["dataset_type"]].storage)
@@ -104,7 +119,7 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
     return registry.with_ids(None, rows, {name: kind.dimensions for name, kind in types.items()})
 
 
-def _placed(site: Site, rows: pa.Table, mode: Mode) -> Iterator[tuple[pa.Table, list[Arriving]]]:
+def _placed(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table, list[Arriving]]]:
     """The batches with their files in place: while the caller registers one, the next gets its names, the one after is copied.
 
     Not so when files are moved: a source that two rows name must be there for both, or be known as moved.
