@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_lake import make
-from test_intake import given, verdicts
+from test_intake import ROOT, given, verdicts
 
 from checks import audit
 from lake import arriving, datastore, intake, registry
@@ -127,3 +131,27 @@ def test_an_error_leaves_nothing_unfinished(tmp_path: Path, lake: Lake, monkeypa
     assert len(search(lake, ["raw"])) == 0
     assert verdicts(intake.take_in(lake.central, files)) == ["accepted"] * 6
     assert audit.audit(lake.central).findings == []
+
+
+WORK = """
+import sys, pyarrow.parquet as pq
+from lake import intake
+from lake.site import Lake
+intake.BATCH = 2
+print(sorted(set(intake.take_in(Lake.open(sys.argv[1]).central, pq.read_table(sys.argv[2]))["verdict"].to_pylist())))
+"""
+
+
+@pytest.mark.parametrize("point", ["intake:copied:2", "intake:placed:2", "registry:dataset:2", "intake:registered:2"])
+def test_killed_while_batches_overlap(tmp_path: Path, lake: Lake, point: str) -> None:
+    pq.write_table(given(tmp_path / "given"), tmp_path / "files.parquet")
+    command = [sys.executable, "-c", WORK, lake.root, tmp_path / "files.parquet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    died = subprocess.run(command, env={**environment, "DRP_FAULT": point}, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    for row in search(lake, ["raw"]).to_pylist():
+        assert datastore.check(lake.central, row["path"], row["file_bytes"], row["file_checksum"]) is None
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.stdout in ("['accepted']\n", "['accepted', 'present']\n"), again.stderr
+    assert len(search(lake, ["raw"])) == 6 and len(list((tmp_path / "given").iterdir())) == 6
+    assert [f for f in audit.audit(lake.central).findings if ".tmp-" not in f.path] == []
