@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 import schemas
 from lake import delta
+from lake.clock import next_event
 from lake.site import LakeError, Site
 from lake.sql import statement
 
@@ -27,21 +28,52 @@ def register_collections(site: Site, collections: Iterable[tuple[str, str, str |
 
     A chain may get other children. CollectionError when a name is known as another kind, or the kind does not exist.
     """
-    now = datetime.now(UTC)
-    new = []
+    with site.lock("collections"):
+        return _register(site, collections)
+
+
+def _register(site: Site, collections: Iterable[tuple[str, str, str | None]]) -> int:
+    now, new, known = next_event(site, "collection"), [], collections_now(site)
+    for name, kind, children in collections:
+        if kind not in KINDS or (kind == "CHAINED") != (children is not None):
+            raise CollectionError(f"collection {name}: kind {kind} with children {children!r}; only CHAINED has children")
+        if name in known and known[name][0] != kind:
+            raise CollectionError(f"site {site.name}: collection {name} is {known[name][0]}, not {kind}; use another name")
+        if known.get(name) != (kind, children):
+            new.append({"collection": name, "kind": kind, "children": children, "noted_at": now})
+            known[name] = (kind, children)
+    if new:
+        delta.append(site, "collection", pa.Table.from_pylist(new, schema=schemas.table("collection").arrow))
+    return len(new)
+
+
+def chain(
+    site: Site, name: str, children: Sequence[str], mode: Literal["redefine", "extend", "prepend", "remove"] = "redefine"
+) -> list[str]:
+    """Make a CHAINED collection search ``children`` in this order, or add them to its own, or take them out; what it has then.
+
+    CollectionError when a child is not known or not in it, when nothing is left, or when the chain would hold itself;
+    nothing changes then.
+    """
     with site.lock("collections"):
         known = collections_now(site)
-        for name, kind, children in collections:
-            if kind not in KINDS or (kind == "CHAINED") != (children is not None):
-                raise CollectionError(f"collection {name}: kind {kind} with children {children!r}; only CHAINED has children")
-            if name in known and known[name][0] != kind:
-                raise CollectionError(f"site {site.name}: collection {name} is {known[name][0]}, not {kind}; use another name")
-            if known.get(name) != (kind, children):
-                new.append({"collection": name, "kind": kind, "children": children, "noted_at": now})
-                known[name] = (kind, children)
-        if new:
-            delta.append(site, "collection", pa.Table.from_pylist(new, schema=schemas.table("collection").arrow))
-    return len(new)
+        kind, text = known.get(name, ("CHAINED", ""))
+        held = [child for child in (text or "").split(",") if child and child not in children]
+        unknown = [child for child in children if child not in known]
+        if unknown:
+            raise CollectionError(f"site {site.name}: no collection {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+        given = list(dict.fromkeys(children))
+        if mode == "remove" and (absent := [child for child in given if child not in (text or "").split(",")]):
+            raise CollectionError(f"site {site.name}: {absent[0]} is not in the chain {name}; it has {text or 'nothing'}")
+        now = {"redefine": given, "extend": held + given, "prepend": given + held, "remove": held}[mode]
+        if not now or "," in name:
+            raise CollectionError(
+                f"site {site.name}: {name}: " + ("a name has no comma" if now else "a chain has children; none are left")
+            )
+        if kind == "CHAINED":
+            _open(site, known | {name: ("CHAINED", ",".join(now))}, [name])
+        _register(site, [(name, "CHAINED", ",".join(now))])
+    return now
 
 
 def collections_now(site: Site) -> dict[str, tuple[str, str | None]]:
@@ -59,7 +91,10 @@ def resolve(site: Site, names: Sequence[str]) -> list[tuple[str, str]]:
 
     CollectionError names one that is unknown, or a chain that holds itself.
     """
-    known = collections_now(site)
+    return _open(site, collections_now(site), names)
+
+
+def _open(site: Site, known: Mapping[str, tuple[str, str | None]], names: Sequence[str]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
 
     def visit(name: str, above: tuple[str, ...]) -> None:
@@ -123,13 +158,13 @@ def shadowed(
     return con.sql("SELECT * EXCLUDE (place) FROM members WHERE shadowed_by IS NOT NULL ORDER BY dataset_type, dataset_id")
 
 
-def associate(site: Site, collection: str, dataset_ids: Iterable[str]) -> int:
-    """Take datasets into a TAGGED collection; returns how many were not in it.
+def associate(site: Site, collection: str, dataset_ids: Iterable[str], make: bool = False) -> int:
+    """Take datasets into a TAGGED collection (with ``make``, also one that is not known yet); returns how many were not in it.
 
     CollectionError names a dataset that is not registered, or two of one type and data ID, of which a collection can
     have one only; nothing changes then.
     """
-    return _associate(site, collection, dataset_ids, removed=False)
+    return _associate(site, collection, dataset_ids, removed=False, make=make)
 
 
 def disassociate(site: Site, collection: str, dataset_ids: Iterable[str]) -> int:
@@ -137,10 +172,10 @@ def disassociate(site: Site, collection: str, dataset_ids: Iterable[str]) -> int
     return _associate(site, collection, dataset_ids, removed=True)
 
 
-def _associate(site: Site, collection: str, dataset_ids: Iterable[str], removed: bool) -> int:
+def _associate(site: Site, collection: str, dataset_ids: Iterable[str], removed: bool, make: bool = False) -> int:
     given = pa.table({"dataset_id": pa.array(sorted(set(dataset_ids)), pa.string())})
     with site.lock("collections"), delta.cursor() as con:
-        _expect(site, collection, "TAGGED")
+        _expect(site, collection, "TAGGED", make)
         con.register("given", given)
         for table in ("association", "dataset"):
             delta.view(con, site, table)
@@ -159,50 +194,47 @@ def _associate(site: Site, collection: str, dataset_ids: Iterable[str], removed:
             "SELECT $collection AS collection, dataset_id, $removed AS removed, $now::TIMESTAMPTZ AS noted_at FROM given "
             "LEFT JOIN (SELECT dataset_id, arg_max(removed, noted_at) AS out FROM association WHERE collection = $collection "
             "GROUP BY 1) USING (dataset_id) WHERE coalesce(out, true) <> $removed ORDER BY dataset_id",
-            params={"collection": collection, "removed": removed, "now": _after(con, "association")},
+            params={"collection": collection, "removed": removed, "now": next_event(site, "association")},
         ).to_arrow_table()
+        if make:
+            _register(site, [(collection, "TAGGED", None)])
         delta.append(site, "association", schemas.conform("association", changed))
     return int(changed.num_rows)
 
 
-def _expect(site: Site, collection: str, kind: str) -> None:
-    found = collections_now(site).get(collection, ("not registered", None))[0]
-    if found != kind:
+def _expect(site: Site, collection: str, kind: str, make: bool = False) -> None:
+    found = collections_now(site).get(collection, (None, None))[0]
+    if found != kind and not (make and found is None):
+        found = found or "not registered"
         raise CollectionError(f"site {site.name}: {collection} is not a {kind} collection ({found}); register it first")
-
-
-def _after(con: duckdb.DuckDBPyConnection, table: str) -> datetime:
-    """The time for a new event: now, or, where the clock went back, just after the latest event of the table."""
-    latest = con.sql(f"SELECT max(noted_at) AS latest FROM {table}").to_arrow_table()["latest"][0].as_py()
-    now = datetime.now(UTC)
-    return now if latest is None or now > latest else latest + timedelta(microseconds=1)
 
 
 # -- calibrations ------------------------------------------------------------------------------------------------------
 
 
-def certify(site: Site, collection: str, datasets: pa.Table, valid_begin: float, valid_end: float) -> int:
+def certify(site: Site, collection: str, datasets: pa.Table, valid_begin: float, valid_end: float, make: bool = False) -> int:
     """Make calibration datasets valid for valid_begin <= MJD (TAI) < valid_end; returns how many were not so already.
 
+    With ``make``, in a CALIBRATION collection that need not be known yet.
     ``datasets`` has dataset_id, dataset_type, instrument, detector, physical_filter. CollectionError when another
     dataset is valid at a time in between for the same detector and filter: nothing is certified then.
     """
     if not valid_begin < valid_end:
         raise CollectionError(f"collection {collection}: validity from {valid_begin} to {valid_end} is empty")
-    _expect(site, collection, "CALIBRATION")
+    _expect(site, collection, "CALIBRATION", make)
     keys = ["dataset_id", "dataset_type", "instrument", "detector", "physical_filter"]
     given = datasets.select([c for c in keys if c in datasets.column_names])
     for column, value in (("collection", collection), ("valid_begin", valid_begin), ("valid_end", valid_end)):
         given = given.append_column(column, pa.array([value] * given.num_rows))
-    return add_certifications(site, schemas.conform("certification", given))
+    return add_certifications(site, schemas.conform("certification", given), collection if make else None)
 
 
-def add_certifications(site: Site, rows: pa.Table) -> int:
+def add_certifications(site: Site, rows: pa.Table, make: str | None = None) -> int:
     """As certify(), for rows of the table ``certification`` that say what is valid (removed and noted_at are set here)."""
     with site.lock("collections"), delta.cursor() as con:
         con.register("given", rows.drop_columns(["removed", "noted_at"]))
         delta.view(con, site, "certification")
-        noted = _after(con, "certification")
+        noted = next_event(site, "certification")
         con.execute(f"CREATE OR REPLACE TEMP VIEW certification AS {certified(site)}")
         overlap = con.sql(statement("overlapping_certifications")).to_arrow_table().to_pylist()
         if overlap:
@@ -212,6 +244,8 @@ def add_certifications(site: Site, rows: pa.Table) -> int:
             "FROM (SELECT DISTINCT * FROM given EXCEPT FROM certification) ORDER BY ALL",
             params={"noted": noted},
         ).to_arrow_table()
+        if make is not None:
+            _register(site, [(make, "CALIBRATION", None)])
         delta.append(site, "certification", schemas.conform("certification", new))
     return int(new.num_rows)
 
@@ -235,7 +269,7 @@ def decertify(
     with site.lock("collections"), delta.cursor() as con:
         _expect(site, collection, "CALIBRATION")
         delta.view(con, site, "certification")
-        noted = _after(con, "certification")
+        noted = next_event(site, "certification")
         con.execute(f"CREATE OR REPLACE TEMP VIEW certification_now AS {certified(site)}")
         events = con.sql(
             statement("decertification"),
@@ -259,6 +293,25 @@ def install_memberships(con: duckdb.DuckDBPyConnection, site: Site) -> None:
         f"FROM ({delta.select(site, 'association')}) GROUP BY ALL HAVING NOT arg_max(removed, noted_at)"
     )
     con.execute(f"CREATE OR REPLACE TEMP VIEW certification_now AS {certified(site)}")
+
+
+def contents(site: Site, name: str) -> pa.Table:
+    """What a RUN or TAGGED collection holds, as dataset_type, datasets, bytes; or the ranges of a CALIBRATION collection."""
+    kind = collections_now(site).get(name, ("RUN", None))[0]
+    with delta.cursor() as con:
+        install_memberships(con, site)
+        if kind == "CALIBRATION":
+            return con.sql(
+                "SELECT dataset_type, instrument, detector, physical_filter, valid_begin, valid_end, dataset_id "
+                "FROM certification_now WHERE collection = $name ORDER BY ALL",
+                params={"name": name},
+            ).to_arrow_table()
+        test = "run = $name" if kind == "RUN" else "dataset_id IN (SELECT dataset_id FROM association_now WHERE collection = $name)"
+        return con.sql(
+            "SELECT dataset_type, count(*) AS datasets, sum(bytes)::BIGINT AS bytes "
+            f"FROM ({delta.select(site, 'dataset')}) WHERE {test} GROUP BY dataset_type ORDER BY dataset_type",
+            params={"name": name},
+        ).to_arrow_table()
 
 
 def _overlap(row: dict[str, object]) -> str:

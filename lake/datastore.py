@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -29,6 +30,8 @@ CHUNK = 4 * 2**20
 LOOKED_AT = 5000
 #: Names of unfinished files start so; one older than its writer is a leftover.
 TEMPORARY = ".tmp-"
+#: Characters that a name of a file has not.
+_UNUSUAL = re.compile(r"[^A-Za-z0-9_.+-]")
 SUFFIX = {"fits": ".fits", "json": ".json", "table": ".parquet"}
 
 
@@ -53,13 +56,17 @@ def template(run: str, dataset_type: str, data_id: Mapping[str, Any], storage: s
     The directory is day_obs where the data ID has one, else the tract; names list the values of the data ID in
     canonical order, without those that a visit implies.
     """
-    known = {c: data_id[c] for c in schemas.DATA_ID if data_id.get(c) is not None}
-    folder = known.get("day_obs", known.get("tract"))
+    known = {c: value for c in schemas.DATA_ID if (value := data_id.get(c)) is not None}
     implied = {"exposure", "physical_filter", "band", "day_obs"} if "visit" in known else {"day_obs"}
     implied |= {"band"} if "physical_filter" in known else set()
     values = [f"{c[0]}{v}" if c in ("detector", "tract", "patch") else str(v) for c, v in known.items() if c not in implied]
-    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join([dataset_type, *values])) + SUFFIX[storage]
-    return str(PurePosixPath("files", run, dataset_type, *([str(folder)] if folder is not None else []), name))
+    name = _UNUSUAL.sub("-", "_".join([dataset_type, *values])) + SUFFIX[storage]
+    return f"{_folder(run, dataset_type, known.get('day_obs', known.get('tract')))}/{name}"
+
+
+@lru_cache(1024)
+def _folder(run: str, dataset_type: str, part: int | None) -> str:
+    return str(PurePosixPath("files", run, dataset_type, *([str(part)] if part is not None else [])))
 
 
 def write_file(site: Site, rel: str, content: bytes | Callable[[Path], None]) -> FileRecord:

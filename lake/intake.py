@@ -8,35 +8,30 @@ finds in place when it is made again.
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import hashlib
 import os
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import datastore, delta, fault, registry
-from lake.durable import fsync_dir
+from lake import arriving, collection, datastore, delta, fault, registry
+from lake.arriving import Arriving, Known, Mode
 from lake.identity import padded
-from lake.objects import is_object
 from lake.site import LakeError, Site
 from lake.sql import statement
 
-Mode = Literal["copy", "link", "move", "direct"]
 MODES = ("copy", "link", "move", "direct")
 #: Files that are made durable and registered together.
 BATCH = 5000
 #: More threads than this only wait for each other at the lock of the directory that they write into.
 THREADS = 2
+#: Batches that are on their way while one is registered.
+AHEAD = 2
 #: Files that a thread takes from the queue at once.
 AT_ONCE = 50
 RESULT = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string()), ("path", pa.string())])
@@ -45,29 +40,7 @@ RESULT = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("rea
 class IntakeError(LakeError):
     """Files cannot be taken in as they are given; the message names the first and the remedy."""
 
-
-class _Known(NamedTuple):
-    """A dataset that is registered already."""
-
-    path: str
-    checksum: str
-    bytes: int
-    file_checksum: str
-
-
-@dataclass
-class _File:
-    """A file on its way: where it comes from, where it goes, and what is known of it so far."""
-
-    source: str
-    path: str
-    expected: str | None
-    known: _Known | None
-    temporary: str = ""
-    bytes: int = 0
-    checksum: str = ""
-    reason: str | None = None
-    new: bool = False
+    exit_code = 2
 
 
 def take_in(
@@ -79,16 +52,27 @@ def take_in(
     implies may be left out), and may have checksum (sha256 that a source must have) and path (below the site's root;
     else datastore.template() names it). ``direct`` registers files that are below the site's root already. Verdicts are
     those of registry.ingest(); a dataset that is registered with other content is rejected, and both are named. Doing
-    it again is safe at any time. IntakeError where the table itself cannot be used.
+    it again is safe at any time. The runs of what was taken in become RUN collections. IntakeError where the table itself
+    cannot be used.
     """
     if mode not in MODES:
         raise IntakeError(f"mode {mode!r} is not one of {', '.join(MODES)}")
     rows = _completed(site, files)
-    parts = []
-    for begin in range(0, rows.num_rows, BATCH):
-        parts.append(_batch(site, rows.slice(begin, BATCH), mode))
-        progress(min(begin + BATCH, rows.num_rows), rows.num_rows)
-    return pa.concat_tables(parts) if parts else RESULT.empty_table()
+    kinds = {name: kind for name, (kind, _) in collection.collections_now(site).items()}
+    for run in pc.unique(rows["run"]).to_pylist():
+        if kinds.get(run, "RUN") != "RUN":
+            raise IntakeError(f"site {site.name}: run {run} is a {kinds[run]} collection; datasets are made in RUN collections")
+    parts, done = [RESULT.empty_table()], 0
+    with closing(_placed(site, rows, mode)) as batches:
+        for batch, arrived in batches:
+            parts.append(_settled(site, batch, arrived, mode))
+            done += batch.num_rows
+            progress(done, rows.num_rows)
+    found = pa.concat_tables(parts)
+    runs = pc.unique(rows["run"].filter(pc.is_in(found["verdict"], pa.array(["accepted", "present"])))).to_pylist()
+    if not kinds.keys() >= set(runs):
+        collection.register_collections(site, [(run, "RUN", None) for run in runs])
+    return found
 
 
 def _completed(site: Site, files: pa.Table) -> pa.Table:
@@ -121,7 +105,11 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
     wrong = rows.filter(pc.invert(pc.is_in(rows["dataset_type"], files_of)))
     if wrong.num_rows:
         name = wrong["dataset_type"][0].as_py()
-        why = "is a slice of a catalogue table" if name in types else "is not known; register it first"
+        why = (
+            "is a slice of a catalogue table"
+            if name in types
+            else f"is not known; known: {', '.join(files_of.to_pylist()) or 'none'}, others are declared by drp ingest --register"
+        )
         raise IntakeError(f"site {site.name}: {wrong['source'][0]}: dataset type {name} {why}")
     names = [
         row["path"] or datastore.template(row["run"], row["dataset_type"], row, types[row["dataset_type"]].storage)
@@ -131,35 +119,73 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
     return registry.with_ids(None, rows, {name: kind.dimensions for name, kind in types.items()})
 
 
-def _batch(site: Site, rows: pa.Table, mode: Mode) -> pa.Table:
+def _placed(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table, list[Arriving]]]:
+    """The batches with their files in place: while the caller registers one, the next gets its names, the one after is copied.
+
+    Not so when files are moved: a source that two rows name must be there for both, or be known as moved.
+    """
+    ahead = 0 if mode == "move" else AHEAD
+    waiting: deque[tuple[pa.Table, list[Arriving], Future[None]]] = deque()
+
+    def first() -> tuple[pa.Table, list[Arriving]]:
+        batch, files, placing = waiting[0]
+        placing.result()
+        waiting.popleft()
+        return batch, files
+
+    copiers = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
+    placer = ThreadPoolExecutor(1, thread_name_prefix="placing")
+    with placer, copiers:
+        try:
+            for begin in range(0, rows.num_rows, BATCH):
+                batch = rows.slice(begin, BATCH)
+                files = _files(site, batch, mode)
+                parts = [files[n : n + AT_ONCE] for n in range(0, len(files), AT_ONCE)]
+                copying = [copiers.submit(arriving.bring, site, part, mode) for part in parts]
+                waiting.append((batch, files, placer.submit(_place, site, files, copying)))
+                if len(waiting) > ahead:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:  # what an error, or a reader who has seen enough, leaves behind
+            copiers.shutdown(cancel_futures=True)
+            placer.shutdown(cancel_futures=True)
+            for _, files, _ in waiting:
+                arriving.discard(files)
+
+
+def _place(site: Site, files: list[Arriving], copying: list[Future[None]]) -> None:
+    for part in copying:
+        part.result()
+    fault.point("intake:copied")
+    arriving.place(site, files)
+    fault.point("intake:placed")
+
+
+def _files(site: Site, rows: pa.Table, mode: Mode) -> list[Arriving]:
     known = _known(site, rows)
-    ids = rows["dataset_id"].to_pylist()
-    sources, paths, sums = (rows[c].to_pylist() for c in ("source", "path", "checksum"))
-    files = [_File(source, path, sha, known.get(i)) for i, source, path, sha in zip(ids, sources, paths, sums, strict=True)]
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="intake") as pool:
-        list(pool.map(lambda begin: _attempt(site, files[begin : begin + AT_ONCE], mode), range(0, len(files), AT_ONCE)))
-        fault.point("intake:copied")
-        _sync(site)
-        for file in files:
-            if file.temporary:
-                _place(site, file)
-        for folder in sorted({file.path.rpartition("/")[0] for file in files if file.new}):
-            fsync_dir(site.path(folder))
-        fault.point("intake:placed")
-        coming = pa.array([file.reason is None and file.known is None for file in files])
-        verdicts = _register(site, rows, files, coming)
-        fault.point("intake:registered")
-        for file, verdict in zip(files, verdicts["verdict"].to_pylist(), strict=True):
-            if verdict == "rejected" and file.new and (file.known is None or file.known.path != file.path):
-                site.path(file.path).unlink(missing_ok=True)
-            elif mode == "move" and verdict in ("accepted", "present", "parked"):
-                with suppress(FileNotFoundError):
-                    os.unlink(file.source)  # noqa: PTH108
-                fault.point("intake:moved")
+    columns = (rows[c].to_pylist() for c in ("dataset_id", "source", "path", "checksum"))
+    files = [Arriving(source, path, sha, known.get(i)) for i, source, path, sha in zip(*columns, strict=True)]
+    if mode != "direct":
+        arriving.prepare(site, [file for file in files if file.known is None], uuid.uuid4().hex[:12])
+    return files
+
+
+def _settled(site: Site, rows: pa.Table, files: list[Arriving], mode: Mode) -> pa.Table:
+    """Register the datasets of files in place; the verdicts. What is refused goes, and so does what was moved."""
+    verdicts = _register(site, rows, files)
+    fault.point("intake:registered")
+    for file, verdict in zip(files, verdicts["verdict"].to_pylist(), strict=True):
+        if verdict == "rejected" and file.new:
+            site.path(file.path).unlink(missing_ok=True)
+        elif mode == "move" and verdict in ("accepted", "present", "parked"):
+            with suppress(FileNotFoundError):
+                os.unlink(file.source)  # noqa: PTH108
+            fault.point("intake:moved")
     return verdicts.append_column("path", pa.array([f.known.path if f.known else f.path for f in files], pa.string()))
 
 
-def _known(site: Site, rows: pa.Table) -> dict[str, _Known]:
+def _known(site: Site, rows: pa.Table) -> dict[str, Known]:
     """Those datasets that are registered already, by id."""
     with delta.cursor() as con:
         con.register("given", rows.select(["dataset_id"]))
@@ -167,89 +193,10 @@ def _known(site: Site, rows: pa.Table) -> dict[str, _Known]:
         held = con.sql(
             "SELECT dataset_id, path, checksum, file_bytes, file_checksum FROM held SEMI JOIN given USING (dataset_id)"
         ).fetchall()
-    return {dataset_id: _Known(*known) for dataset_id, *known in held}
+    return {dataset_id: Known(*known) for dataset_id, *known in held}
 
 
-def _attempt(site: Site, files: list[_File], mode: Mode) -> None:
-    for file in files:
-        try:
-            _read(site, file, mode)
-        except OSError as error:
-            file.reason = f"{file.source}: {os.strerror(error.errno) if error.errno else error}"
-        except LakeError as error:
-            file.reason = str(error)
-
-
-def _read(site: Site, file: _File, mode: Mode) -> None:
-    """Read a source; write it under a temporary name, unless it is in place, registered already or not as expected."""
-    if file.known and mode == "move" and not Path(file.source).exists():
-        file.checksum = file.known.file_checksum
-        file.reason = datastore.check(site, file.known.path, file.known.bytes, file.checksum)  # None: it was moved before
-        return
-    if mode == "direct":
-        file.path = site.relative(Path(file.source).absolute())
-    with open(file.source, "rb", buffering=0) as source:  # noqa: PTH123
-        data = source.read(datastore.CHUNK)
-        whole = len(data) < datastore.CHUNK
-        file.bytes = os.fstat(source.fileno()).st_size
-    file.checksum = hashlib.sha256(data).hexdigest() if whole else datastore.checksum(file.source)
-    if file.expected not in (None, file.checksum):
-        file.reason = f"{file.source} has the checksum {file.checksum}, {file.expected} was expected; the source is damaged"
-    elif file.known and file.known.checksum != file.checksum:
-        file.reason = f"registered with checksum {file.known.checksum} ({file.known.path}), {file.source} has {file.checksum}"
-    elif file.known and (problem := datastore.check(site, file.known.path, file.known.bytes, file.known.file_checksum)):
-        file.reason = f"is registered, but {problem}; drp run heals it"
-    elif not file.known and mode != "direct":
-        target = str(site.path(file.path))
-        if is_object(site.root) or not whole:  # large files are streamed, and objects put, one by one
-            datastore.put_file(site, file.source, file.path, "copy" if mode == "copy" else "link", file.checksum)
-            file.new = True
-            return
-        temporary = f"{target.rpartition('/')[0]}/{datastore.TEMPORARY}{uuid.uuid4().hex[:12]}"
-        try:
-            _write(temporary, data, file.source if mode != "copy" else None)
-        except FileNotFoundError:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            _write(temporary, data, file.source if mode != "copy" else None)
-        file.temporary = temporary
-
-
-def _write(temporary: str, data: bytes, linked: str | None) -> None:
-    if linked is not None:
-        try:
-            os.link(linked, temporary)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
-                raise
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
-
-
-def _place(site: Site, file: _File) -> None:
-    """Give a finished file its name; where other content has that, one that tells them apart."""
-    try:
-        for path in (file.path, datastore.alternative(file.path, file.checksum)):
-            try:
-                os.link(file.temporary, f"{site.root}/{path}")  # never in the place of another
-                file.path, file.new = path, True
-                return
-            except FileExistsError:
-                if datastore.check(site, path, file.bytes, file.checksum) is None:
-                    file.path = path
-                    return
-        file.reason = f"{file.path} and its alternative are there with other content; look at them with drp audit"
-    except OSError as error:
-        file.reason = f"{file.path}: {os.strerror(error.errno) if error.errno else error}"
-    finally:
-        with suppress(OSError):
-            os.unlink(file.temporary)  # noqa: PTH108
-
-
-def _register(site: Site, rows: pa.Table, files: list[_File], coming: pa.Array) -> pa.Table:
+def _register(site: Site, rows: pa.Table, files: list[Arriving]) -> pa.Table:
     """Register what arrived; the others are present, or rejected for their reason."""
     facts = {
         "path": [f.path for f in files], "checksum": [f.checksum for f in files], "file_checksum": [f.checksum for f in files],
@@ -258,24 +205,15 @@ def _register(site: Site, rows: pa.Table, files: list[_File], coming: pa.Array) 
     rows = rows.drop_columns(["source", "path", "checksum"])
     for name, values in facts.items():
         rows = rows.append_column(name, pa.array(values))
+    coming = pa.array([file.reason is None and file.known is None for file in files])
+    if pc.all(coming).as_py():
+        return registry.ingest(site, rows)
     judged = registry.ingest(site, rows.filter(coming)) if pc.any(coming).as_py() else registry.VERDICTS.empty_table()
-    found = iter(judged.to_pylist())
-    result = []
-    for file, dataset_id, here in zip(files, rows["dataset_id"].to_pylist(), coming.to_pylist(), strict=True):
-        own = {"dataset_id": dataset_id, "verdict": "rejected" if file.reason else "present", "reason": file.reason}
-        result.append(next(found) if here else own)
-    return pa.Table.from_pylist(result, schema=registry.VERDICTS)
-
-
-def _sync(site: Site) -> None:
-    """Make everything that was written to the site's file system durable."""
-    if is_object(site.root):
-        return
-    descriptor = os.open(site.root, os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-            raise IntakeError(f"site {site.name}: its file system cannot be synced: {os.strerror(ctypes.get_errno())}")
-    except AttributeError:  # not Linux
-        os.sync()
-    finally:
-        os.close(descriptor)
+    reasons = pa.array([file.reason for file in files], pa.string())
+    verdicts = pc.if_else(pc.is_null(reasons), "present", "rejected")
+    own = pa.table([rows["dataset_id"].combine_chunks(), verdicts, reasons], schema=registry.VERDICTS)
+    columns = [
+        pc.replace_with_mask(mine.combine_chunks(), coming, theirs.combine_chunks())
+        for mine, theirs in zip(own.columns, judged.columns, strict=True)
+    ]
+    return pa.table(columns, schema=registry.VERDICTS)

@@ -112,7 +112,7 @@ def withdraw(lake: Lake, release: str, destination: Site, who: str = "", why: st
     gone = sorted(ids.difference(*[held for _, held in _present(destination, ids)])) if paths else sorted(ids)
     for name, kind in collection.resolve(destination, _known(destination, found.collections)):
         if kind == "TAGGED" and gone:
-            associate(destination, name, gone, removed=True)
+            collection.disassociate(destination, name, gone)
     said = f"{len(paths)} files stay: {min(kept.values(), default='something holds them')}" if paths else None
     now = replace(found, state=WITHDRAWING if paths else WITHDRAWN, who=who, why=why or said, noted_at=None)
     _note(destination, now)
@@ -191,30 +191,23 @@ def _known(site: Site, names: str | None) -> list[str]:
 
 
 def _define(source: Site, destination: Site, names: Sequence[str], members: Sequence[str]) -> None:
-    """Make the collections known at the destination, with those of their members that were sent."""
+    """Make the collections known at the destination, with those of their members that were sent and have arrived."""
     known = collection.collections_now(source)
     wanted = [name for name, kind in collection.resolve(source, names) if kind in ("RUN", "TAGGED")]
     chains = [name for name in names if known[name][0] == "CHAINED"]
     collection.register_collections(destination, [(name, *known[name]) for name in wanted])
     collection.register_collections(destination, [(name, "CHAINED", ",".join(_below(source, name, wanted))) for name in chains])
-    there = f"{identifier(destination.name)}.association_now"
+    there = f"{identifier(destination.name)}.dataset"
     for name in (name for name in wanted if known[name][0] == "TAGGED"):
         with connect(source.lake, [source.name, destination.name], source.name) as con:
             ids = con.table(
                 "SELECT dataset_id FROM association_now "
                 "WHERE collection = $name AND dataset_id IN (SELECT unnest($ids::VARCHAR[])) "
-                f"EXCEPT SELECT dataset_id FROM {there} WHERE collection = $name ORDER BY ALL",
+                f"INTERSECT SELECT dataset_id FROM {there} ORDER BY ALL",
                 {"name": name, "ids": list(members)},
             )["dataset_id"].to_pylist()
         if ids:
-            associate(destination, name, ids)
-
-
-def associate(site: Site, tagged: str, dataset_ids: Sequence[str], removed: bool = False) -> None:
-    """Note that datasets are in a TAGGED collection of a site, as another site has it, or (``removed``) no longer."""
-    schema, count = schemas.table("association").arrow, len(dataset_ids)
-    columns = [[tagged] * count, list(dataset_ids), [removed] * count, [next_event(site, "association")] * count]
-    delta.append(site, "association", pa.table(columns, schema=schema))
+            collection.associate(destination, name, ids)
 
 
 def _below(site: Site, chain: str, wanted: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ butler = butler_repo.make(folder / "repo", -(-count // butler_repo.DETECTORS))
 paths = butler_repo.write(folder / "given", count, os.urandom(size))
 made = butler_repo.refs(butler, count) if where == "before" else None
 data_ids = [{"instrument": "Cam", "visit": n // butler_repo.DETECTORS, "detector": n % butler_repo.DETECTORS} for n in range(count)]
+os.sync()  # the sources are on disk, as for ours
 began = time.perf_counter()
 butler.ingest(*butler_repo.files(paths, made or butler_repo.named(butler, data_ids)), transfer=mode)
 seconds = time.perf_counter() - began

@@ -161,7 +161,7 @@ def test_a_clock_that_went_back_changes_no_order(site: Site, monkeypatch: pytest
             return datetime(2001, 1, 1, tzinfo=tz)
 
     certify(site, "calib", flats("a"), 10.0, 20.0)
-    monkeypatch.setattr("lake.collection.datetime", Past)
+    monkeypatch.setattr("lake.clock.datetime", Past)
     assert decertify(site, "calib", "flat") == 1 and valid(site) == []
 
 

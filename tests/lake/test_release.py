@@ -29,7 +29,7 @@ def lake(tmp_path: Path) -> Lake:
         rows = con.sql(
             f"SELECT dataset_id FROM ({delta.select(site, 'dataset')}) WHERE dataset_type = 'raw' AND visit = 1"
         ).fetchall()
-    release.associate(site, "dp1", [row[0] for row in rows])
+    collection.associate(site, "dp1", [row[0] for row in rows])
     return lake
 
 

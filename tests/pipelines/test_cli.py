@@ -81,7 +81,8 @@ def test_commands_about_a_lake_refuse_what_is_none(drp, tmp_path: Path, name: st
     step, exchange = ["step1"], ["A", tmp_path]
     more = {"accept": step, "reject": step, "retry": step, "sql": ["SELECT 1"], "prune": ["A"]}.get(name, [])
     more = exchange if name in ("export", "import", "export-butler", "import-butler") else more
-    words = ["rule", "list", tmp_path] if name == "rule" else [name, tmp_path, *more]
+    more = ["A", __file__] if name == "ingest" else more
+    words = [name, "list", tmp_path] if name in ("rule", "collection") else [name, tmp_path, *more]
     code, out, error = drp(*words)
     assert (code, out) == (2, "")
     assert error == f"drp: {tmp_path} is not a lake (it has no lake.yaml); make one with 'drp init'\n"

@@ -1,0 +1,157 @@
+"""Files on their way: no name is ever taken from another file, whatever the file system can do; nothing unfinished stays."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_lake import make
+from test_intake import ROOT, given, verdicts
+
+from checks import audit
+from lake import arriving, datastore, intake, registry
+from lake.search import search
+from lake.site import Lake, LakeError
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return make(tmp_path / "lake", 2, 3)
+
+
+class _OldKernel:
+    """A C library whose file system does not know the call."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def renameat2(self, *_: object) -> int:
+        ctypes.set_errno(self.code)
+        return -1
+
+
+@pytest.mark.parametrize("library", [None, _OldKernel(errno.EINVAL), _OldKernel(errno.ENOSYS), object()])
+def test_a_name_is_never_taken_from_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: object) -> None:
+    if library is not None:
+        monkeypatch.setattr(arriving, "_LIBC", library)
+    old, new, other = (str(tmp_path / name) for name in ("old", "new", "other"))
+    Path(old).write_text("mine")
+    Path(other).write_text("theirs")
+    with pytest.raises(FileExistsError):
+        arriving.rename_new(old, other)
+    arriving.rename_new(old, new)
+    assert Path(new).read_text() == "mine" and Path(other).read_text() == "theirs" and not Path(old).exists()
+    with pytest.raises(FileNotFoundError):
+        arriving.rename_new(old, str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("mode", ["copy", "link"])
+def test_large_files_replace_nothing(tmp_path: Path, lake: Lake, mode: arriving.Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datastore, "CHUNK", 100)  # read in many pieces
+    files = given(tmp_path / "given", 1, path=["files/x/one.fits"])
+    standing = lake.central.path("files/x/one.fits")
+    standing.parent.mkdir(parents=True)
+    standing.write_bytes(b"what stood here before")
+    found = intake.take_in(lake.central, files, mode)
+    assert verdicts(found) == ["accepted"] and "one~" in found["path"][0].as_py()
+    assert standing.read_bytes() == b"what stood here before"
+    assert lake.central.path(found["path"][0].as_py()).read_bytes() == Path(files["source"][0].as_py()).read_bytes()
+
+
+def test_what_is_not_a_file(tmp_path: Path, lake: Lake) -> None:
+    files = given(tmp_path / "given", 3)
+    for n, make_it in ((0, Path.mkdir), (1, os.mkfifo)):
+        path = tmp_path / "given" / f"{n}.fits"
+        path.unlink()
+        make_it(path)
+    found = intake.take_in(lake.central, files)
+    assert verdicts(found) == ["rejected", "rejected", "accepted"]
+    assert all(reason.endswith("is not a file") for reason in found["reason"].to_pylist()[:2])
+
+
+def test_more_directories_than_are_synced_one_by_one(tmp_path: Path, lake: Lake) -> None:
+    paths = [f"files/d{n}/x.fits" for n in range(6)]
+    files = given(tmp_path / "given", path=paths)
+    synced: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arriving, "FOLDERS", 2)
+        patch.setattr(arriving, "sync", lambda site: synced.append(site.name))
+        assert verdicts(intake.take_in(lake.central, files)) == ["accepted"] * 6
+    assert synced == ["USDF", "USDF"], "the content, then the names"
+
+
+def test_a_bad_path_spoils_no_other_in_its_directory(tmp_path: Path, lake: Lake) -> None:
+    lake.central.path("files/door").symlink_to(tmp_path)
+    paths = ["files/x/..", "files/x/a.fits", "files/door/b.fits", "files/x/c.fits", "files/x", "files/door/../e.fits"]
+    found = intake.take_in(lake.central, given(tmp_path / "given", path=paths))
+    assert verdicts(found) == ["rejected", "accepted", "rejected", "accepted", "accepted", "rejected"]
+    assert found["path"][4].as_py().startswith("files/x~"), "a directory has the name"
+    assert "symbolic link" in found["reason"][2].as_py() and not (tmp_path / "b.fits").exists()
+    assert not [path for path in lake.central.root.rglob("*.tmp-*")]
+
+
+def test_batches_that_overlap(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "BATCH", 1)
+    files = given(tmp_path / "given")
+    twice = pa.concat_tables([files, files])
+    seen: list[tuple[int, int]] = []
+    found = intake.take_in(lake.central, twice, "copy", lambda n, of: seen.append((n, of)))
+    assert verdicts(found) == ["accepted"] * 6 + ["present"] * 6 and seen == [(n, 12) for n in range(1, 13)]
+    assert found["path"].to_pylist()[:6] == found["path"].to_pylist()[6:]
+    assert audit.audit(lake.central).findings == []
+
+
+def test_moved_twice_in_one_call(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "BATCH", 6)
+    files = given(tmp_path / "given")
+    assert verdicts(intake.take_in(lake.central, pa.concat_tables([files, files]), "move")) == ["accepted"] * 6 + ["present"] * 6
+    assert not list((tmp_path / "given").iterdir())
+
+
+@pytest.mark.parametrize("broken", ["sync", "ingest"])
+def test_an_error_leaves_nothing_unfinished(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def fail(*_: object) -> None:
+        raise LakeError("the disk is gone")
+
+    files = given(tmp_path / "given")
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "BATCH", 2)
+        patch.setattr(arriving if broken == "sync" else registry, broken, fail)
+        with pytest.raises(LakeError, match="the disk is gone"):
+            intake.take_in(lake.central, files)
+    assert not list(lake.central.root.rglob("*.tmp-*"))
+    assert len(search(lake, ["raw"])) == 0
+    assert verdicts(intake.take_in(lake.central, files)) == ["accepted"] * 6
+    assert audit.audit(lake.central).findings == []
+
+
+WORK = """
+import sys, pyarrow.parquet as pq
+from lake import intake
+from lake.site import Lake
+intake.BATCH = 2
+print(sorted(set(intake.take_in(Lake.open(sys.argv[1]).central, pq.read_table(sys.argv[2]))["verdict"].to_pylist())))
+"""
+
+
+@pytest.mark.parametrize("point", ["intake:copied:2", "intake:placed:2", "registry:dataset:2", "intake:registered:2"])
+def test_killed_while_batches_overlap(tmp_path: Path, lake: Lake, point: str) -> None:
+    pq.write_table(given(tmp_path / "given"), tmp_path / "files.parquet")
+    command = [sys.executable, "-c", WORK, lake.root, tmp_path / "files.parquet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    died = subprocess.run(command, env={**environment, "DRP_FAULT": point}, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    for row in search(lake, ["raw"]).to_pylist():
+        assert datastore.check(lake.central, row["path"], row["file_bytes"], row["file_checksum"]) is None
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.stdout in ("['accepted']\n", "['accepted', 'present']\n"), again.stderr
+    assert len(search(lake, ["raw"])) == 6 and len(list((tmp_path / "given").iterdir())) == 6
+    assert [f for f in audit.audit(lake.central).findings if ".tmp-" not in f.path] == []
