@@ -40,7 +40,7 @@ CHECKED = ("instrument", "exposure", "visit", "detector", "physical_filter", "sk
 #: Rows are stored in this order: look-ups by visit or tract then read little.
 CLUSTER = ("dataset_type", "visit", "tract", "detector", "patch", "dataset_id")
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
-NO_PROBLEMS = pa.schema([("path", pa.string()), ("file_bytes", pa.int64()), ("problem", pa.string())]).empty_table()
+PROBLEMS = pa.schema([("path", pa.string()), ("file_bytes", pa.int64()), ("problem", pa.string())])
 
 
 def utc_now() -> datetime:
@@ -190,7 +190,7 @@ def judge(
         datasets = _identified(con, site, datasets, now)
         staged = None
         if stage:
-            found, accepted = _verdicts(con, datasets, NO_PROBLEMS)
+            found, accepted = _verdicts(con, datasets, PROBLEMS.empty_table())
             staged = delta.stage(site, "dataset", accepted) if accepted.num_rows else None
         if not stage or storage.result().num_rows:
             if staged is not None:
@@ -284,7 +284,7 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
             problem = str(error)
         if problem is not None:
             found.append({"path": path, "file_bytes": size, "problem": problem})
-    return pa.Table.from_pylist(found, NO_PROBLEMS.schema)
+    return pa.Table.from_pylist(found, PROBLEMS)
 
 
 def candidates(site: Site, datasets: pa.Table) -> str:
