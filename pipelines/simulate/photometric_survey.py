@@ -6,7 +6,7 @@ are those of the Felis schemas. Work is by arrays, with one loop over the pointi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,28 +15,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-import schemas
 from pipelines import skymap
+from pipelines.simulate import photometric_tables as made
 from pipelines.simulate.mosaic import to_focal_plane
-from pipelines.simulate.photometric_conditions import (
-    Conditions,
-    Design,
-    along,
-    bands,
-    conditions,
-    kind_of,
-    natural,
-    normal,
-    uniform,
-)  # fmt: skip
-from pipelines.wcs import deproject
+from pipelines.simulate.photometric_conditions import Conditions, Design, along, bands, conditions, kind_of, natural, uniform
+from pipelines.simulate.photometric_tables import Sky
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 INPUTS = ("isolated_star", "isolated_star_association", "preliminary_visit_summary", "reference_star")
-SITE = "SIM"
-EPOCH = 57388.5  # of the reference positions, MJD
-REFERENCE_BANDS = ("g", "r", "i", "z")
 
 
 @dataclass(frozen=True)
@@ -75,20 +62,6 @@ class Survey:
         return found
 
 
-@dataclass(frozen=True)
-class _Sky:
-    """What every tile needs of the stars: tract, id, place among the black bodies, natural magnitudes (B, N), those of the
-    reference catalogue without its errors, by band."""
-
-    tract: IntArray
-    number: IntArray
-    kind: Array
-    magnitude: Array
-    reference: dict[str, Array]
-    variable: NDArray[np.bool_]
-    vector: Array
-
-
 def simulate(design: Design) -> Survey:
     """The whole survey at once. ValueError where no star is seen."""
     everything = list(tiles(design, None))
@@ -112,7 +85,7 @@ def tiles(design: Design, side: int | None) -> Iterator[Survey]:
             yield survey
 
 
-def _sky(design: Design) -> _Sky:
+def _sky(design: Design) -> Sky:
     stars = design.stars
     tract = skymap.load(design.skymap).find_tract(stars.ra, stars.dec)
     order = np.lexsort((stars.ra, stars.dec, tract))
@@ -121,8 +94,8 @@ def _sky(design: Design) -> _Sky:
     number[order] = tract[order] * 2**32 + np.arange(len(stars)) - first
     variable = uniform(number, design.seed) < design.variables
     magnitude = np.stack([natural(design, band) for band in bands(design)])
-    reference = {band: natural(design, band, design.reference_shift) for band in REFERENCE_BANDS}
-    return _Sky(tract, number, kind_of(stars.colour), magnitude, reference, variable, _vectors(stars.ra, stars.dec))
+    reference = {band: natural(design, band, design.reference_shift) for band in made.REFERENCE_BANDS}
+    return Sky(tract, number, kind_of(stars.colour), magnitude, reference, variable, _vectors(stars.ra, stars.dec))
 
 
 def _cells(design: Design, tract: IntArray, side: int | None) -> IntArray:
@@ -136,7 +109,7 @@ def _cells(design: Design, tract: IntArray, side: int | None) -> IntArray:
     return np.asarray(np.unique(ring // side * 10_000 + np.floor(place * parts / count), return_inverse=True)[1], np.int64)
 
 
-def _tile(design: Design, truth: Conditions, sky: _Sky, own: IntArray, rng: np.random.Generator) -> Survey | None:
+def _tile(design: Design, truth: Conditions, sky: Sky, own: IntArray, rng: np.random.Generator) -> Survey | None:
     """Observations of the stars ``own``, measured; None where no star is seen twice."""
     star, pointing, detector, x, y = _observe(design, sky.vector[own])
     star = own[star]
@@ -150,15 +123,15 @@ def _tile(design: Design, truth: Conditions, sky: _Sky, own: IntArray, rng: np.r
     star, pointing, detector = star[seen], pointing[seen], detector[seen]
     known = own[count[own] >= 2]
     known = known[np.argsort(sky.number[known])]
-    pairs = _pairs(design, pointing, detector)
+    there = made.pairs(design, pointing, detector)
     measured = {"x": x[seen], "y": y[seen], "instFlux": flux[seen], "instFluxErr": error[seen]}
     tables = {
-        "isolated_star": _isolated_stars(design, sky, known, count[known]),
-        "isolated_star_association": _associations(design, sky, star, pointing, detector, truth.band[pointing], measured),
-        "preliminary_visit_summary": _summaries(design, truth, *pairs),
-        "reference_star": _references(design, sky, known, rng),
+        "isolated_star": made.isolated_stars(design, sky, known, count[known]),
+        "isolated_star_association": made.associations(design, sky, star, pointing, detector, truth.band[pointing], measured),
+        "preliminary_visit_summary": made.summaries(design, truth, *there),
+        "reference_star": made.references(design, sky, known, rng),
     }
-    return Survey(tables, _truth(design, truth, *pairs), _star_truth(design, sky, known))
+    return Survey(tables, made.truth_of_detectors(design, truth, *there), made.truth_of_stars(design, sky, known))
 
 
 def _observe(design: Design, vector: Array) -> tuple[IntArray, IntArray, IntArray, Array, Array]:
@@ -191,7 +164,7 @@ def _observe(design: Design, vector: Array) -> tuple[IntArray, IntArray, IntArra
 
 
 def _measure(
-    design: Design, truth: Conditions, sky: _Sky, star: IntArray, pointing: IntArray, detector: IntArray, x: Array, y: Array,
+    design: Design, truth: Conditions, sky: Sky, star: IntArray, pointing: IntArray, detector: IntArray, x: Array, y: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Electrons and their stated error (photons and sky)."""
@@ -201,9 +174,9 @@ def _measure(
     field = [centre[:, k] + 0.5 * scaled[k] * mosaic.pixels[k] * mosaic.pixel_scale / 3600.0 for k in range(2)]
     zero = truth.zero_point(pointing, detector, field[0], field[1]) - truth.shape(pointing, detector, scaled[0], scaled[1])
     if truth.chromatic.any():
-        zero -= (
-            along(truth.chromatic[pointing], sky.kind[star]) if len(star) < 10**6 else _by_parts(truth, pointing, sky.kind[star])
-        )
+        for k in range(0, len(star), 10**6):  # a part at a time: each has a curve of its own
+            part = slice(k, k + 10**6)
+            zero[part] -= along(truth.chromatic[pointing[part]], sky.kind[star[part]])
     magnitude = sky.magnitude[band, star]
     magnitude += rng.normal(0, design.floor, len(star))
     changing = np.flatnonzero(sky.variable[star])
@@ -219,138 +192,10 @@ def _measure(
     return electrons, np.sqrt(np.maximum(electrons, 0.0) + background)
 
 
-def _by_parts(truth: Conditions, pointing: IntArray, kind: Array) -> Array:
-    parts = range(0, len(kind), 10**6)
-    return np.concatenate([along(truth.chromatic[pointing[k : k + 10**6]], kind[k : k + 10**6]) for k in parts])
-
-
 def _clear(design: Design, truth: Conditions) -> Array:
     """Nominal zero point (V,) of each pointing."""
     nominal = np.array([design.zero_point[b] for b in bands(design)])[truth.band]
     return np.asarray(nominal + 2.5 * np.log10(design.pointings.exposure_time))
-
-
-# -- tables --------------------------------------------------------------------------------------------------------------
-
-
-def _table(name: str, columns: Mapping[str, object], rows: int) -> pa.Table:
-    """The declared table from arrays; a single string stands for a whole column, what is not given is null."""
-    given = {}
-    for key, value in ({"site": SITE} | dict(columns)).items():
-        kind = schemas.table(name).arrow.field(key).type
-        filled = pa.nulls(rows, kind).fill_null(value) if isinstance(value, str | int | float | bool) else pa.array(value)
-        given[key] = filled.cast(kind)
-    return schemas.conform(name, pa.table(given))
-
-
-def _names(values: list[str], index: IntArray) -> pa.Array:
-    return pa.array(values, pa.string()).take(pa.array(index))
-
-
-def _filters(design: Design, truth_band: IntArray) -> dict[str, pa.Array]:
-    known = bands(design)
-    return {"band": _names(known, truth_band), "physical_filter": _names([f"{b}_sim" for b in known], truth_band)}
-
-
-def _detectors(design: Design, pointing: IntArray, detector: IntArray) -> IntArray:
-    single = design.pointings.detector
-    return single[pointing] if single is not None else design.mosaic.detectors[detector]
-
-
-def _isolated_stars(design: Design, sky: _Sky, known: IntArray, count: IntArray) -> pa.Table:
-    columns = {
-        "tract": sky.tract[known], "skymap": design.skymap, "isolatedStarId": sky.number[known],
-        "coord_ra": design.stars.ra[known], "coord_dec": design.stars.dec[known], "nobs": count,
-        "reserved": uniform(sky.number[known], 0) < 0.1,
-    }  # fmt: skip
-    return _table("isolated_star", columns, len(known))
-
-
-def _associations(
-    design: Design, sky: _Sky, star: IntArray, pointing: IntArray, detector: IntArray, band: IntArray, measured: dict[str, Array]
-) -> pa.Table:
-    columns = {
-        "tract": sky.tract[star], "skymap": design.skymap, "isolatedStarId": sky.number[star],
-        "sourceId": pointing * 2**32 + star, "visit": design.pointings.visit[pointing],
-        "detector": _detectors(design, pointing, detector), "instrument": design.mosaic.name,
-    }  # fmt: skip
-    columns |= _filters(design, band)
-    return _table("isolated_star_association", columns | measured, len(star))
-
-
-def _pairs(design: Design, pointing: IntArray, detector: IntArray) -> tuple[IntArray, IntArray]:
-    """The (pointing, detector index) pairs that have summaries, in order."""
-    width = len(design.mosaic.detectors)
-    if design.every_detector:
-        seen = np.unique(pointing)
-        return np.repeat(seen, width), np.tile(np.arange(width), len(seen))
-    pair = np.unique(pointing * width + detector)
-    return pair // width, pair % width
-
-
-def _summaries(design: Design, truth: Conditions, pointing: IntArray, detector: IntArray) -> pa.Table:
-    p, mosaic = design.pointings, design.mosaic
-    number = pointing * len(mosaic.detectors) + detector
-    centre = mosaic.centres[detector]
-    zero = truth.zero_point(pointing, detector, centre[:, 0], centre[:, 1])
-    xi, eta = to_focal_plane(centre[:, 0], centre[:, 1], p.rotation[pointing])
-    ra, dec = deproject(xi, eta, p.ra[pointing], p.dec[pointing])
-    columns = {
-        "day_obs": p.day_obs[pointing], "instrument": mosaic.name, "visit": p.visit[pointing],
-        "detector": _detectors(design, pointing, detector), "mjd_mid": p.mjd[pointing],
-        "exposure_time": p.exposure_time[pointing], "airmass": p.airmass[pointing], "absolute": True,
-        "zeroPoint": zero + design.preliminary_error * normal(number, design.seed), "zeroPointErr": design.preliminary_error,
-        "wcs": _wcs(design, pointing, detector), "ra": ra, "dec": dec, "nDetector": len(mosaic.detectors),
-        "nSource": round(len(design.stars) / len(p)),  # a nominal number: a tile does not know what others see
-    }  # fmt: skip
-    return _table("preliminary_visit_summary", columns | _filters(design, truth.band[pointing]), len(pointing))
-
-
-def _wcs(design: Design, pointing: IntArray, detector: IntArray) -> pa.Array:
-    """The JSON of each WCS, put together from a part for the pointing and one for the detector."""
-    p, mosaic = design.pointings, design.mosaic
-    seen, row = np.unique(pointing, return_inverse=True)
-    first = int(mosaic.detectors[0])
-    texts = [mosaic.wcs(float(p.ra[k]), float(p.dec[k]), float(p.rotation[k]), first).to_json() for k in seen.tolist()]
-    heads = [text[: text.index('"crpix"')] for text in texts]
-    tails = [text[text.index(',"cd"') :] for text in texts]
-    pixels = [mosaic.wcs(0.0, 0.0, 0.0, int(d)).crpix for d in mosaic.detectors]
-    parts = [_names(heads, row), _names([f'"crpix":[{a!r},{b!r}]' for a, b in pixels], detector), _names(tails, row)]
-    return pc.binary_join_element_wise(*parts, "")
-
-
-def _references(design: Design, sky: _Sky, known: IntArray, rng: np.random.Generator) -> pa.Table:
-    own = known[design.stars.r[known] < design.reference_limit]
-    shift = rng.normal(0, 0.01 / 3600.0, (2, len(own)))
-    columns: dict[str, object] = {
-        "tract": sky.tract[own], "skymap": design.skymap, "reference_id": sky.number[own], "epoch": EPOCH,
-        "coord_ra": np.mod(design.stars.ra[own] + shift[0] / np.cos(np.radians(design.stars.dec[own])), 360.0),
-        "coord_dec": np.clip(design.stars.dec[own] + shift[1], -90.0, 90.0),
-    }  # fmt: skip
-    for band in REFERENCE_BANDS:
-        columns[f"{band}_mag"] = sky.reference[band][own] + rng.normal(0, design.reference_error, len(own))
-        columns[f"{band}_magErr"] = float(design.reference_error)
-    return _table("reference_star", columns, len(own))
-
-
-def _truth(design: Design, truth: Conditions, pointing: IntArray, detector: IntArray) -> pa.Table:
-    centre = design.mosaic.centres[detector]
-    return pa.table({
-        "visit": design.pointings.visit[pointing], "detector": _detectors(design, pointing, detector),
-        "band": _names(bands(design), truth.band[pointing]),
-        "zero_point": truth.zero_point(pointing, detector, centre[:, 0], centre[:, 1]),
-        "photometric": ~truth.cloudy[pointing],
-    })  # fmt: skip
-
-
-def _star_truth(design: Design, sky: _Sky, known: IntArray) -> pa.Table:
-    names = bands(design)
-    return pa.table({
-        "isolatedStarId": np.tile(sky.number[known], len(names)),
-        "band": _names(names, np.repeat(np.arange(len(names)), len(known))),
-        "mag": sky.magnitude[:, known].ravel(), "colour": np.tile(design.stars.colour[known], len(names)),
-        "variable": np.tile(sky.variable[known], len(names)),
-    })  # fmt: skip
 
 
 def _vectors(ra: Array, dec: Array) -> Array:
