@@ -1,0 +1,116 @@
+"""The whole calibration in one process, or on an executor: every tract's equations, the solution, every tract's standard stars.
+
+This is what the tasks of step 2c do, one after the other, on the same functions: a campaign runs them as quanta at its sites.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.step2c import camera as cameras
+from pipelines.step2c import equations, observations, solution, standards, zero_points
+from pipelines.step2c.camera import Camera
+from pipelines.step2c.settings import Settings
+
+Tables = Mapping[str, pa.Table]
+T = TypeVar("T")
+
+
+@dataclass
+class Calibration:
+    """``products`` by table; ``seconds`` by stage (prepare, assemble, solve, standards, zero_points); ``observations`` of stars."""
+
+    products: dict[str, pa.Table]
+    seconds: dict[str, float] = field(default_factory=dict)
+    observations: int = 0
+
+
+def calibrate(
+    tiles: Sequence[Tables], settings: Settings = Settings(), executor: Executor | None = None, camera: Camera | None = None,
+    threads: int = 2,
+) -> Calibration:  # fmt: skip
+    """Calibrate tracts given as their four input tables (observations.INPUTS); NoWork where there is no visit.
+
+    With an ``executor`` the tracts are its tasks; the answer is the same. ``camera``: default, the instrument's.
+    """
+    run = executor.map if executor else map
+    seconds: dict[str, float] = {}
+    count = len(tiles)
+    made = list(run(_equations, tiles, [settings] * count, [camera] * count, range(count), [threads] * count))
+    merged = {name: pa.concat_tables([part[name] for part, _ in made]) for name in equations.OUTPUTS}
+    for _, spent in made:
+        for stage, value in spent.items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+    summary = _distinct([tile["preliminary_visit_summary"] for tile in tiles])
+    inputs = {**merged, "preliminary_visit_summary": summary}
+    products = _timed(seconds, "solve", lambda: _on(inputs, threads, lambda con: solution.solve(con, camera or cameras.of(con), settings)))
+    shared = {name: products[name] for name in ("calib_visit", "calib_flat")}
+    began = time.perf_counter()
+    found = list(run(_standards, [{**tile, **shared} for tile in tiles], [settings] * count, [camera] * count, range(count), [threads] * count))
+    for name in standards.PRODUCTS:
+        products[name] = pa.concat_tables([part[name] for part in found])
+    seconds["standards"] = time.perf_counter() - began
+    inputs = {**shared, "calib_residual": products["calib_residual"], "preliminary_visit_summary": summary}
+    products["photo_calib"] = _timed(
+        seconds, "zero_points", lambda: _on(inputs, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings))
+    )
+    return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
+
+
+def _on(tables: Tables, threads: int, act: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+    """Do something on a connection that has the tables as views."""
+    with duckdb.connect(config={"threads": threads}) as con:
+        for name, rows in tables.items():
+            con.register(name, rows)
+        return act(con)
+
+
+def _timed(seconds: dict[str, float], stage: str, act: Callable[[], T]) -> T:
+    began = time.perf_counter()
+    result = act()
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
+    return result
+
+
+def _distinct(parts: Sequence[pa.Table]) -> pa.Table:
+    """Summaries of visits, each once: tracts share visits."""
+    with duckdb.connect() as con:
+        con.register("given", pa.concat_tables(parts))
+        return con.sql("SELECT DISTINCT ON (visit, detector) * FROM given ORDER BY visit, detector").to_arrow_table()
+
+
+def _numbered(rows: pa.Table, number: int) -> pa.Table:
+    return rows.append_column("tract", pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows))
+
+
+def _equations(tile: Tables, settings: Settings, camera: Camera | None, number: int, threads: int) -> tuple[dict[str, pa.Table], dict[str, float]]:
+    def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], dict[str, float]]:
+        spent: dict[str, float] = {}
+        known = camera or cameras.of(con)
+
+        def judge() -> None:
+            observations.prepare(con, known, settings)
+            equations.weigh(con, known, settings)
+
+        _timed(spent, "prepare", judge)
+        made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))
+        return {name: _numbered(rows, number) for name, rows in made.items()}, spent
+
+    return _on(tile, threads, act)
+
+
+def _standards(tile: Tables, settings: Settings, camera: Camera | None, number: int, threads: int) -> dict[str, pa.Table]:
+    def act(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
+        known = camera or cameras.of(con)
+        observations.prepare(con, known, settings)
+        made = standards.measure(con, known, settings)
+        return {name: rows if name == "standard_star" else _numbered(rows, number) for name, rows in made.items()}
+
+    return _on(tile, threads, act)
