@@ -51,16 +51,10 @@ def weigh(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
     are not the answer, only good enough to see which observations, stars and visits scatter more than they should.
     """
     few = {"few": settings.few}
-    con.execute("CREATE OR REPLACE TEMP TABLE local_zero AS SELECT visit, detector, 0 :: DOUBLE AS zero FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE local_slope AS SELECT visit, 0 :: DOUBLE AS slope FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE clipped AS SELECT star, visit FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE unfit AS SELECT star FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE scatter AS SELECT visit, '' AS band, 0 AS n, 0 :: DOUBLE AS excess FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE residual AS SELECT star, '' AS band, m AS mean, m AS s FROM observation LIMIT 0")
+    begin(con, camera, settings)
     for _ in range(2):
         con.execute(statement("medians"), few)
     for number in range(settings.rounds):
-        weight(con, camera, settings)
         con.execute(statement("residuals"))
         con.execute(statement("outliers"), {"clip": settings.clip, "limit": settings.limit})
         if number:
@@ -69,18 +63,32 @@ def weigh(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
         if number + 1 < settings.rounds:
             con.execute(statement("local_zero"), few)
             con.execute(statement("local_slope"), {"prior": settings.colour})
-    weight(con, camera, settings)
+        colours(con, settings)
 
 
-def weight(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
-    """Make the tables colour and weighted, by what is known of stars and visits so far."""
+def begin(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
+    """Make what the rounds of judgement begin with: the view weighted, and empty tables of what they will find."""
+    pivot = camera.reference_colour if settings.reference_colour is None else settings.reference_colour
+    variables = {"floor": settings.floor, "reference_floor": settings.reference_floor, "reference_colour": pivot, "reach": settings.colour_reach}
+    for name, value in variables.items():
+        con.execute(f"SET VARIABLE {name} = {float(value)!r}")
+    for name, columns in (
+        ("clipped", "star, visit"),
+        ("unfit", "star"),
+        ("scatter", "visit, '' AS band, 0 AS n, 0 :: DOUBLE AS excess"),
+        ("residual", "star, '' AS band, m AS mean, m AS s"),
+        ("local_zero", "visit, detector, 0 :: DOUBLE AS zero"),
+        ("local_slope", "visit, 0 :: DOUBLE AS slope"),
+    ):
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {columns} FROM observation LIMIT 0")
+    colours(con, settings)
+    con.execute(statement("weighted"))
+
+
+def colours(con: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Make the table colour, by what is known of the stars so far."""
     blue, red = settings.colour_bands
     con.execute(statement("colours"), {"blue": blue, "red": red, "error": settings.colour_error})
-    pivot = camera.reference_colour if settings.reference_colour is None else settings.reference_colour
-    con.execute(
-        statement("weighted"),
-        {"floor": settings.floor, "reference_floor": settings.reference_floor, "reach": settings.colour_reach, "pivot": pivot},
-    )
 
 
 def assemble(con: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, pa.Table]:

@@ -3,13 +3,13 @@
 -- inputs: weighted
 -- grain: one row per star and visit
 CREATE OR REPLACE TEMP TABLE fit AS
-WITH chosen AS (
+WITH chosen AS MATERIALIZED (
   SELECT star, visit, detector, band, m, c, xi, eta, px, py, gradient, w FROM weighted WHERE used AND fitted
 ),
 crowded AS (
   SELECT visit, detector, 1 + total(w) * $structure * $structure AS many FROM chosen WHERE gradient GROUP BY visit, detector
 ),
-lightened AS (
+lightened AS MATERIALIZED (
   SELECT o.* REPLACE (o.w / coalesce(many, 1) AS w) FROM chosen o LEFT JOIN crowded USING (visit, detector)
 ),
 sums AS (

@@ -2,8 +2,8 @@
 -- inputs: weighted, local_zero(visit, detector, zero), local_slope(visit, slope): m + zero + slope * c is calibrated
 -- grain: one row per star and visit; r is null where nothing is left of the star
 CREATE OR REPLACE TEMP TABLE residual AS
-WITH calibrated AS (
-  SELECT w.*, w.m + coalesce(z.zero, 0) + coalesce(k.slope, 0) * w.c AS mag
+WITH calibrated AS MATERIALIZED (
+  SELECT w.star, w.band, w.visit, w.detector, w.w, w.variance, w.fitted, w.used, w.c, w.m + coalesce(z.zero, 0) + coalesce(k.slope, 0) * w.c AS mag
   FROM weighted w
   LEFT JOIN local_zero z USING (visit, detector)
   LEFT JOIN local_slope k USING (visit)

@@ -9,7 +9,7 @@ from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
 from pipelines.step2c import observations
 from pipelines.step2c.camera import Camera
-from pipelines.step2c.equations import weight
+from pipelines.step2c.equations import begin, colours
 from pipelines.step2c.settings import Settings
 from pipelines.step2c.statement import statement
 
@@ -39,15 +39,12 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
 def measure(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> dict[str, pa.Table]:
     """The products, from the tables of observations.prepare(), ``calib_visit`` and ``calib_flat`` on ``con``."""
     con.execute(statement("corrected"))
+    begin(con, camera, settings)
     con.execute(statement("solved_zeros"))
-    con.execute("CREATE OR REPLACE TEMP VIEW scatter AS SELECT visit, scatter AS excess FROM calib_visit")
-    con.execute("CREATE OR REPLACE TEMP TABLE clipped AS SELECT star, visit FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE unfit AS SELECT star FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE residual AS SELECT star, '' AS band, m AS mean, m AS s FROM observation LIMIT 0")
     for number in range(settings.rounds):
-        weight(con, camera, settings)
         con.execute(statement("residuals"))
         if number + 1 < settings.rounds:
             con.execute(statement("outliers"), {"clip": settings.clip, "limit": settings.limit})
             con.execute(statement("star_quality"), {"star_chi2": settings.star_chi2})
+            colours(con, settings)
     return {name: con.sql(statement(f"{name}s")).to_arrow_table() for name in PRODUCTS}
