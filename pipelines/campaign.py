@@ -61,7 +61,7 @@ class Campaign:
         return task.place == "central" or (task.place == "calibration" and self.calibration == "catalogue")
 
 
-#: How the photometric solution is assembled: from catalogues that are fanned in, or from the equations that every site makes of its own.
+#: How the photometric solution is assembled: from catalogues that are fanned in, or from what every site makes of its own.
 MODES = ("catalogue", "partial")
 KEYS = {
     "name", "description", "instrument", "skymap", "sites", "simulate", "raws", "config", "attempts", "tolerate", "workers",

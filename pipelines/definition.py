@@ -18,8 +18,8 @@ import schemas
 from lake import plain_yaml
 
 STEPS = (
-    "step1", "step2a", "step2b", "step2c.equations", "step2c.solution", "step2c.standards", "step2c.zero_points", "step2d", "step2e",
-    "step3", "step4", "step5", "step6", "step7",
+    "step1", "step2a", "step2b", "step2c.equations", "step2c.solution", "step2c.standards", "step2c.zero_points", "step2d",
+    "step2e", "step3", "step4", "step5", "step6", "step7",
 )  # fmt: skip
 #: Where a task runs: at every site, at the central one, or where the campaign says that the calibration is assembled.
 PLACES = ("all", "central", "calibration")
@@ -201,11 +201,9 @@ def parse(document: Mapping[str, Any], source: str) -> Pipeline:
         if place not in PLACES:
             raise DefinitionError(f"{where}.site: {place!r} is not one of {', '.join(PLACES)}")
         outputs = tuple(given["outputs"])
+        settings, section = given.get("settings"), given.get("config", label)
         tasks.append(
-            Task(
-                label, given["step"], given["function"], dimensions, tuple(inputs), outputs, cluster, place,
-                given.get("settings"), given.get("config", label),
-            )  # fmt: skip
+            Task(label, given["step"], given["function"], dimensions, tuple(inputs), outputs, cluster, place, settings, section)
         )
     return Pipeline(kinds, tuple(tasks))
 

@@ -59,7 +59,8 @@ def retry(lake: Lake, campaign: str, step: str, site: str | None, why: str | Non
         with delta.cursor() as con:
             delta.view(con, target, "attempt")
             failed = con.sql(
-                "SELECT quantum_id, step, task, job FROM attempt WHERE campaign = $campaign AND step IN (SELECT unnest($steps)) GROUP BY ALL "
+                "SELECT quantum_id, step, task, job FROM attempt "
+                "WHERE campaign = $campaign AND step IN (SELECT unnest($steps)) GROUP BY ALL "
                 "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, noted_at) IN ('failed', 'blocked') "
                 "ORDER BY 1",
                 params={"campaign": campaign, "steps": list(definition.steps(step))},

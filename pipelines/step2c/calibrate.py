@@ -21,6 +21,7 @@ from pipelines.step2c.settings import Settings
 
 Tables = Mapping[str, pa.Table]
 T = TypeVar("T")
+DEFAULTS = Settings()
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Calibration:
 
 
 def calibrate(
-    tiles: Sequence[Tables], settings: Settings = Settings(), executor: Executor | None = None, camera: Camera | None = None,
+    tiles: Sequence[Tables], settings: Settings = DEFAULTS, executor: Executor | None = None, camera: Camera | None = None,
     threads: int = 2,
 ) -> Calibration:  # fmt: skip
     """Calibrate tracts given as their four input tables (observations.INPUTS); NoWork where there is no visit.
@@ -50,16 +51,29 @@ def calibrate(
             seconds[stage] = seconds.get(stage, 0.0) + value
     summary = _distinct([tile["preliminary_visit_summary"] for tile in tiles])
     inputs = {**merged, "preliminary_visit_summary": summary}
-    products = _timed(seconds, "solve", lambda: _on(inputs, threads, lambda con: solution.solve(con, camera or cameras.of(con), settings)))
+    products = _timed(
+        seconds, "solve", lambda: _on(inputs, threads, lambda con: solution.solve(con, camera or cameras.of(con), settings))
+    )
     shared = {name: products[name] for name in ("calib_visit", "calib_flat")}
     began = time.perf_counter()
-    found = list(run(_standards, [{**tile, **shared} for tile in tiles], [settings] * count, [camera] * count, range(count), [threads] * count))
+    found = list(
+        run(
+            _standards,
+            [{**tile, **shared} for tile in tiles],
+            [settings] * count,
+            [camera] * count,
+            range(count),
+            [threads] * count,
+        )
+    )
     for name in standards.PRODUCTS:
         products[name] = pa.concat_tables([part[name] for part in found])
     seconds["standards"] = time.perf_counter() - began
     inputs = {**shared, "calib_residual": products["calib_residual"], "preliminary_visit_summary": summary}
     products["photo_calib"] = _timed(
-        seconds, "zero_points", lambda: _on(inputs, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings))
+        seconds,
+        "zero_points",
+        lambda: _on(inputs, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)),
     )
     return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
 
@@ -90,7 +104,9 @@ def _numbered(rows: pa.Table, number: int) -> pa.Table:
     return rows.append_column("tract", pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows))
 
 
-def _equations(tile: Tables, settings: Settings, camera: Camera | None, number: int, threads: int) -> tuple[dict[str, pa.Table], dict[str, float]]:
+def _equations(
+    tile: Tables, settings: Settings, camera: Camera | None, number: int, threads: int
+) -> tuple[dict[str, pa.Table], dict[str, float]]:
     def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], dict[str, float]]:
         spent: dict[str, float] = {}
         known = camera or cameras.of(con)

@@ -11,7 +11,9 @@ import pyarrow as pa
 from pipelines import instrument
 from pipelines.step2c.settings import EXTINCTION, REFERENCE_COLOUR, ZERO_POINT
 
-FOCAL_PLANE = pa.schema([("detector", pa.int32()), *((name, pa.float64()) for name in ("x0", "y0", "xx", "xy", "yx", "yy", "cx", "cy"))])
+FOCAL_PLANE = pa.schema(
+    [("detector", pa.int32()), *((name, pa.float64()) for name in ("x0", "y0", "xx", "xy", "yx", "yy", "cx", "cy"))]
+)
 
 
 @dataclass(frozen=True)

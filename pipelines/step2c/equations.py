@@ -69,7 +69,12 @@ def weigh(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
 def begin(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
     """Make what the rounds of judgement begin with: the view weighted, and empty tables of what they will find."""
     pivot = camera.reference_colour if settings.reference_colour is None else settings.reference_colour
-    variables = {"floor": settings.floor, "reference_floor": settings.reference_floor, "reference_colour": pivot, "reach": settings.colour_reach}
+    variables = {
+        "floor": settings.floor,
+        "reference_floor": settings.reference_floor,
+        "reference_colour": pivot,
+        "reach": settings.colour_reach,
+    }
     for name, value in variables.items():
         con.execute(f"SET VARIABLE {name} = {float(value)!r}")
     for name, columns in (

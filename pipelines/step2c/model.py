@@ -46,7 +46,8 @@ class Visits:
 
 @dataclass(frozen=True)
 class Equations:
-    """The normal equations of a band over its terms (T,): ``n11``, ``n1c``, ``ncc`` (T, T), right-hand sides ``r1``, ``rc`` (T,)."""
+    """The normal equations of a band over its terms (T,): ``n11``, ``n1c``, ``ncc`` (T, T), right-hand sides ``r1``, ``rc`` (T,);
+    ``shared``: pairs of terms of visits, and by how many pairs of observations stars tie them."""
 
     kind: NDArray[np.str_]
     visit: IntArray
@@ -83,8 +84,8 @@ class Unknowns:
 
 @dataclass(frozen=True)
 class Model:
-    """``terms`` (T, P) and ``slopes`` (T, P) make value and colour slope of every term; ``facts`` (Q, P) are known to be ``target``
-    (Q,) with ``error`` (Q,). ``zero``, ``night``, ``extinction``: numbers of those unknowns, by visit and by night (-1: none)."""
+    """``terms`` (T, P) and ``slopes`` (T, P) make value and colour slope of every term; ``facts`` (Q, P) are known: ``target``
+    (Q,) with ``error`` (Q,). ``zero``, ``night``, ``extinction`` (V,), ``gradient`` (2, V): their numbers, by visit; -1: none."""
 
     unknowns: Unknowns
     terms: csr_array
@@ -107,110 +108,131 @@ class Model:
         return csr_array(matrix), np.asarray(right)
 
 
+class _Entries:
+    """The entries of a sparse matrix, collected in parts."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[IntArray, IntArray, Array]] = []
+
+    def add(self, rows: IntArray, columns: IntArray, values: Any = 1.0) -> None:
+        """Entries at rows and columns; a single value stands for all."""
+        self._parts.append((rows, columns, np.broadcast_to(np.asarray(values, float), len(rows))))
+
+    def matrix(self, rows: int, columns: int) -> csr_array:
+        if not self._parts:
+            return csr_array((rows, columns))
+        row, column, value = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        return csr_array((value, (row, column)), shape=(rows, columns))
+
+
 class _Facts:
     """Prior knowledge, collected: sums of value * unknown = target, each with an error."""
 
     def __init__(self) -> None:
-        self.rows: list[IntArray] = []
-        self.columns: list[IntArray] = []
-        self.values: list[Array] = []
+        self.entries = _Entries()
         self.targets: list[Array] = []
         self.errors: list[Array] = []
         self.count = 0
 
-    def add(self, columns: list[tuple[IntArray, Any]], target: Any, error: Any) -> None:
-        """One fact per row: unknowns with their factors, the target and the error (arrays of the same length, or numbers)."""
-        size = len(columns[0][0])
-        rows = np.arange(self.count, self.count + size)
-        for number, value in columns:
-            self.rows.append(rows)
-            self.columns.append(np.asarray(number))
-            self.values.append(np.broadcast_to(np.asarray(value, float), size))
+    def add(self, factors: list[tuple[IntArray, Any]], target: Any, error: Any) -> None:
+        """One fact per element: unknowns with their factors, the target and the error (arrays of the same length, or numbers)."""
+        size = len(factors[0][0])
+        for number, value in factors:
+            self.entries.add(np.arange(self.count, self.count + size), number, value)
+        self._known(size, target, error)
+
+    def add_mean(self, numbers: IntArray, error: float) -> None:
+        """The mean of some unknowns is zero."""
+        self.entries.add(np.full(len(numbers), self.count), numbers, 1.0 / len(numbers))
+        self._known(1, 0.0, error)
+
+    def _known(self, size: int, target: Any, error: Any) -> None:
         self.targets.append(np.broadcast_to(np.asarray(target, float), size))
         self.errors.append(np.broadcast_to(np.asarray(error, float), size))
         self.count += size
 
-    def matrix(self, unknowns: int) -> csr_array:
-        row, column, value = (np.concatenate(part) for part in (self.rows, self.columns, self.values))
-        return csr_array((value, (row, column)), shape=(self.count, unknowns))
-
 
 def make(band: str, visits: Visits, equations: Equations, photometric: Mask, spread: float, s: Settings) -> Model:
     """The model of a band, given which visits are ``photometric`` (V,) and how far those scatter about their nights (mag)."""
-    u, facts = Unknowns(), _Facts()
-    aired = np.isfinite(visits.airmass)
-    air = np.where(aired, visits.airmass, 1.0)
+    u, facts, terms = Unknowns(), _Facts(), _Entries()
     zero = u.add("zero_point", len(visits.visit), visit=visits.visit)
     facts.add([(zero, 1.0)], 0.0, np.where(visits.known & photometric, s.gauge, s.unmeasured))
-    row, column, value = [np.flatnonzero(equations.kind == "zero_point")], [], []
-    column.append(zero[np.searchsorted(visits.visit, equations.visit[row[0]])])
-    value.append(np.ones(len(row[0])))
+    own, at = _of_visits(visits, equations, "zero_point")
+    terms.add(own, zero[at])
     gradient = np.full((2, len(visits.visit)), -1)
     for axis, kind in enumerate(("gradient_x", "gradient_y")):
-        own = np.flatnonzero(equations.kind == kind)
-        at = np.searchsorted(visits.visit, equations.visit[own])
+        own, at = _of_visits(visits, equations, kind)
         own, at = own[~photometric[at]], at[~photometric[at]]
         gradient[axis, at] = u.add(kind, len(own), visit=visits.visit[at])
         facts.add([(gradient[axis, at], 1.0)], 0.0, s.gradient)
-        row.append(own), column.append(gradient[axis, at]), value.append(np.ones(len(own)))
-    for kind in sorted({k for k in equations.kind.tolist() if k.startswith("flat")}):
-        own = np.flatnonzero(equations.kind == kind)
-        number = u.add(kind, len(own), epoch=equations.epoch[own], detector=equations.detector[own])
-        facts.add([(number, 1.0)], 0.0, s.flat if kind == "flat" else s.shape)
-        if kind == "flat":
-            for epoch in np.unique(equations.epoch[own]):
-                mine = number[equations.epoch[own] == epoch]
-                facts.rows.append(np.full(len(mine), facts.count)), facts.columns.append(mine)
-                facts.values.append(np.full(len(mine), 1.0 / len(mine)))
-                facts.targets.append(np.zeros(1)), facts.errors.append(np.full(1, s.flat_mean))
-                facts.count += 1
-        row.append(own), column.append(number), value.append(np.ones(len(own)))
-    nights, of_night = np.unique(visits.day_obs, return_inverse=True)
-    slope_row, slope_column, slope_value = _colours(band, visits, equations, air, aired, nights, of_night, u, facts, s)
-    clear = photometric & aired
-    used = np.bincount(of_night, clear, len(nights)) > 0
-    night, extinction = np.full(len(nights), -1), np.full(len(nights), -1)
-    night[used] = u.add("night", int(used.sum()), day_obs=nights[used])
-    extinction[used] = u.add("extinction", int(used.sum()), day_obs=nights[used])
-    if used.any():
-        nominal = np.zeros(len(nights))
-        nominal[of_night] = visits.extinction
-        facts.add([(extinction[used], 1.0)], nominal[used], s.extinction)
-        facts.add(
-            [(zero[clear], 1.0), (night[of_night[clear]], -1.0), (extinction[of_night[clear]], air[clear] - 1.0)],
-            (visits.exposure - visits.prior)[clear], spread,
-        )  # fmt: skip
+        terms.add(own, gradient[axis, at])
+    _flats(equations, u, facts, terms, s)
+    slopes = _colours(band, visits, equations, u, facts, s)
+    night, extinction = _nights(visits, zero, photometric, spread, u, facts, s)
     size, many = len(u.kind), len(equations.kind)
-    parts = (np.concatenate(value), (np.concatenate(row), np.concatenate(column)))
-    slopes = (np.concatenate(slope_value), (np.concatenate(slope_row), np.concatenate(slope_column)))
     return Model(
-        u, csr_array(parts, shape=(many, size)), csr_array(slopes, shape=(many, size)), facts.matrix(size),
-        np.concatenate(facts.targets), np.concatenate(facts.errors), zero, night[of_night], extinction[of_night], gradient,
+        u, terms.matrix(many, size), slopes.matrix(many, size), facts.entries.matrix(facts.count, size),
+        np.concatenate(facts.targets), np.concatenate(facts.errors), zero, night, extinction, gradient,
     )  # fmt: skip
 
 
-def _colours(
-    band: str, visits: Visits, equations: Equations, air: Array, aired: Mask, nights: IntArray, of_night: IntArray,
-    u: Unknowns, facts: _Facts, s: Settings,
-) -> tuple[list[IntArray], list[IntArray], list[Array]]:  # fmt: skip
-    """The unknowns that make the colour slopes of visits and of the reference catalogue: rows, columns, values."""
-    rows: list[IntArray] = [np.zeros(0, np.int64)]
-    columns: list[IntArray] = [np.zeros(0, np.int64)]
-    values: list[Array] = [np.zeros(0)]
-    own = np.flatnonzero(equations.kind == "zero_point")
-    at = np.searchsorted(visits.visit, equations.visit[own])
-    own, at = own[aired[at]], at[aired[at]]
+def _of_visits(visits: Visits, equations: Equations, kind: str) -> tuple[IntArray, IntArray]:
+    """Terms of a kind, and the places of their visits."""
+    own = np.flatnonzero(equations.kind == kind)
+    return own, np.searchsorted(visits.visit, equations.visit[own])
+
+
+def _flats(equations: Equations, u: Unknowns, facts: _Facts, terms: _Entries, s: Settings) -> None:
+    """Flats and their polynomials: unknowns that are terms themselves."""
+    for kind in sorted({kind for kind in equations.kind.tolist() if kind.startswith("flat")}):
+        own = np.flatnonzero(equations.kind == kind)
+        number = u.add(kind, len(own), epoch=equations.epoch[own], detector=equations.detector[own])
+        facts.add([(number, 1.0)], 0.0, s.flat if kind == "flat" else s.shape)
+        terms.add(own, number)
+        if kind == "flat":
+            for epoch in np.unique(equations.epoch[own]):
+                facts.add_mean(number[equations.epoch[own] == epoch], s.flat_mean)
+
+
+def _colours(band: str, visits: Visits, equations: Equations, u: Unknowns, facts: _Facts, s: Settings) -> _Entries:
+    """The unknowns that make the colour slopes of visits and of the reference catalogue."""
+    slopes = _Entries()
+    own, at = _of_visits(visits, equations, "zero_point")
+    known = np.isfinite(visits.airmass[at])
+    own, at = own[known], at[known]
     if not len(own) or not np.any(equations.ncc.diagonal()):
-        return rows, columns, values
+        return slopes
+    nights, of_night = np.unique(visits.day_obs, return_inverse=True)
+    air = visits.airmass[at]
     for kind, error, factor in (("colour", s.colour, s.airmass - air), ("water", s.water, -(air**WATER_EXPONENT))):
-        if kind == "water" and band not in s.water_bands:
-            continue
-        number = u.add(kind, len(nights), day_obs=nights)
-        facts.add([(number, 1.0)], 0.0, error)
-        rows.append(own), columns.append(number[of_night[at]]), values.append(factor[at])
+        if kind == "colour" or band in s.water_bands:
+            number = u.add(kind, len(nights), day_obs=nights)
+            facts.add([(number, 1.0)], 0.0, error)
+            slopes.add(own, number[of_night[at]], factor)
     reference = np.flatnonzero(equations.kind == "reference")
     if len(reference):
         number = u.add("reference_colour", 1)
         facts.add([(number, 1.0)], 0.0, s.reference_colour_term)
-        rows.append(reference), columns.append(np.repeat(number, len(reference))), values.append(np.ones(len(reference)))
-    return rows, columns, values
+        slopes.add(reference, np.repeat(number, len(reference)))
+    return slopes
+
+
+def _nights(
+    visits: Visits, zero: IntArray, photometric: Mask, spread: float, u: Unknowns, facts: _Facts, s: Settings
+) -> tuple[IntArray, IntArray]:
+    """Zero point and extinction of nights, by visit (V,): the prior that photometric visits share; -1 for nights without any."""
+    nights, of_night = np.unique(visits.day_obs, return_inverse=True)
+    clear = photometric & np.isfinite(visits.airmass)
+    used = np.bincount(of_night, clear, len(nights)) > 0
+    night, extinction = np.full(len(nights), -1), np.full(len(nights), -1)
+    night[used] = u.add("night", int(used.sum()), day_obs=nights[used])
+    extinction[used] = u.add("extinction", int(used.sum()), day_obs=nights[used])
+    nominal = np.zeros(len(nights))
+    nominal[of_night] = visits.extinction
+    facts.add([(extinction[used], 1.0)], nominal[used], s.extinction)
+    own = of_night[clear]
+    facts.add(
+        [(zero[clear], 1.0), (night[own], -1.0), (extinction[own], visits.airmass[clear] - 1.0)],
+        (visits.exposure - visits.prior)[clear], spread,
+    )  # fmt: skip
+    return night[of_night], extinction[of_night]

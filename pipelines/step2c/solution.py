@@ -63,13 +63,21 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
     bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM visit ORDER BY band").fetchall()]
     if not bands:
         raise NoWork("no visit has a preliminary summary")
-    field = np.stack([np.asarray(camera.focal_plane[name]) for name in ("x0", "y0")]) if camera.focal_plane.num_rows else np.zeros((2, 1))
+    field = (
+        np.stack([np.asarray(camera.focal_plane[name]) for name in ("x0", "y0")])
+        if camera.focal_plane.num_rows
+        else np.zeros((2, 1))
+    )
     for number, band in enumerate(bands):
         solved = solve_band(con, band, field, settings)
         for name, columns in _rows(solved, settings).items():
             rows = pa.table({**columns, "band": pa.repeat(pa.scalar(band), len(next(iter(columns.values()))))})
             con.register(f"{name}_of_band", rows)
-            con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_of_band" if number == 0 else f"INSERT INTO {name} BY NAME FROM {name}_of_band")
+            con.execute(
+                f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_of_band"
+                if number == 0
+                else f"INSERT INTO {name} BY NAME FROM {name}_of_band"
+            )
     priors = {"prior": settings.extinction, "gauge": settings.gauge}
     return {
         name: con.sql(statement(f"{name}s"), params=priors if name == "calib_night" else None).to_arrow_table()
@@ -178,7 +186,12 @@ def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
         "kind": m.unknowns.kind, "visit": m.unknowns.visit, "day_obs": m.unknowns.day_obs, "epoch": m.unknowns.epoch,
         "detector": m.unknowns.detector, "value": solution.unknowns, "error": error,
     }  # fmt: skip
-    stars = {"kind": solved.equations.kind, "epoch": solved.equations.epoch, "detector": solved.equations.detector, "stars": solved.equations.stars}
+    stars = {
+        "kind": solved.equations.kind,
+        "epoch": solved.equations.epoch,
+        "detector": solved.equations.detector,
+        "stars": solved.equations.stars,
+    }
     return {
         "solved_visit": {
             "visit": v.visit, "zero": solution.unknowns[m.zero], "error": error[m.zero], "gradient_x": gradient[0],

@@ -42,7 +42,18 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
         "zeroPoint": rows["zeroPoint"].to_numpy() - shrunk * g, "zeroPointErr": error, "nStar": stars.astype(np.int32),
         "few_stars": stars < settings.min_stars,
     }  # fmt: skip
-    names = ("day_obs", "instrument", "band", "physical_filter", "visit", "detector", "photometric", "extrapolated", "absolute", "chi2")
+    names = (
+        "day_obs",
+        "instrument",
+        "band",
+        "physical_filter",
+        "visit",
+        "detector",
+        "photometric",
+        "extrapolated",
+        "absolute",
+        "chi2",
+    )
     return pa.table({name: rows[name] for name in names} | made)
 
 
@@ -54,7 +65,9 @@ def own_variance(visit: NDArray[np.int64], band: NDArray[np.str_], weight: Array
     visits, own = np.unique(visit, return_inverse=True)
     ok = weight > 1.0
     count = np.bincount(own, ok, len(visits))
-    s1, s2, sg, sgg = (np.bincount(own, np.where(ok, value, 0.0), len(visits)) for value in (weight, weight**2, weight * g, weight * g * g))
+    s1, s2, sg, sgg = (
+        np.bincount(own, np.where(ok, value, 0.0), len(visits)) for value in (weight, weight**2, weight * g, weight * g * g)
+    )
     top = sgg - sg**2 / np.where(s1 > 0, s1, 1.0) - np.maximum(count - 1, 0)
     bottom = s1 - s2 / np.where(s1 > 0, s1, 1.0)
     single = np.maximum(0.0, np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0))

@@ -46,7 +46,8 @@ def test_elimination_of_the_stars_is_the_full_least_squares(tract: duckdb.DuckDB
     fit = tract.sql("SELECT row_number() OVER (ORDER BY star, visit) - 1 AS k, star, visit, w, m FROM fit ORDER BY k").fetchnumpy()
     row = tract.sql(
         "WITH f AS (SELECT row_number() OVER (ORDER BY star, visit) - 1 AS k, star, visit FROM fit) "
-        "SELECT k, term, a FROM f JOIN (SELECT star, visit, term, a FROM visit_row UNION ALL SELECT star, visit, term, a FROM flat_row) "
+        "SELECT k, term, a FROM f JOIN (SELECT star, visit, term, a FROM visit_row UNION ALL "
+        "SELECT star, visit, term, a FROM flat_row) "
         "USING (star, visit)"
     ).fetchnumpy()
     count, stars = len(fit["k"]), int(np.max(fit["star"])) + 1
