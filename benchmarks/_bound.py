@@ -101,7 +101,7 @@ def _visit_means(survey: Survey, visits: IntArray) -> Array:
     number = survey.truth["visit"].to_numpy()
     own = np.isin(number, visits)
     index = np.searchsorted(visits, number[own])
-    return np.bincount(index, survey.truth["zero_point"].to_numpy()[own]) / np.bincount(index)
+    return np.asarray(np.bincount(index, survey.truth["zero_point"].to_numpy()[own]) / np.bincount(index))
 
 
 def _eliminated(terms: _Terms, variance: Array, rows: dict[str, Any], colour: Array, reference_error: float) -> Array:

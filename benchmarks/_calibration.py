@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -134,7 +134,7 @@ def solve(folder: Path, settings: Settings, workers: int = 0) -> Solved:
 
 def settings_of(design: Design, **changes: Any) -> Settings:
     """The settings that say of a survey what an operator knows: the colour zero points are for, and when flats change."""
-    return Settings(**{"reference_colour": design.pivot, "flat_epochs": design.epochs} | changes)
+    return replace(Settings(reference_colour=design.pivot, flat_epochs=design.epochs), **changes)
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,8 @@ def hsc(data: Path) -> Design:
     from pipelines.simulate.mosaic import Mosaic
     from pipelines.simulate.photometric_presets import night_of
 
-    columns: dict[str, list[Any]] = {
-        key: [] for key in ("visit", "detector", "mjd", "ra", "dec", "rotation", "airmass", "seconds", "zero")
-    }
+    names = ("visit", "detector", "mjd", "ra", "dec", "rotation", "airmass", "seconds", "zero")
+    columns: dict[str, list[Any]] = {key: [] for key in names}
     for path in sorted(_there(data / "hsc_visit_summaries").glob("*.fits")):
         with fits.open(path) as file:
             rows, info = file[1].data, file["VisitInfo"].data
@@ -93,10 +92,8 @@ def dp1(data: Path) -> Design:
     c = {key: np.asarray(rows[key], float) for key in ("visit", "detector", "mjd", "ra", "dec", "rotation", "zero")}
     _, first = np.unique(c["visit"], return_index=True)
     of_visit = np.searchsorted(c["visit"][first], c["visit"])
-    c |= {
-        "airmass": airmass(c["mjd"], c["ra"][first][of_visit], c["dec"][first][of_visit]),
-        "seconds": np.full(len(c["mjd"]), 30.0),
-    }
+    c["airmass"] = airmass(c["mjd"], c["ra"][first][of_visit], c["dec"][first][of_visit])
+    c["seconds"] = np.full(len(c["mjd"]), 30.0)
     mosaic = Mosaic("LSSTComCam", np.array([[0]]), (4072 * 0.2 / 3600, 4000 * 0.2 / 3600), (4072, 4000), 0.2)
     return _design(mosaic, c, np.asarray(rows["band"], str), night_of(c["mjd"]))
 

@@ -30,7 +30,9 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
     from benchmarks._calibration import DATA, keep_surveys, settings_of, solve
     from pipelines.simulate.photometric_presets import year, year_design
 
-    sizes, walls, cpus = [], [], []
+    sizes: list[int] = []
+    walls: list[float] = []
+    cpus: list[float] = []
     for size in (s for s in (1, 10, 100) if s <= scale):
         folder = Path(tempfile.mkdtemp(prefix="drp-year-", dir=scratch))
         try:

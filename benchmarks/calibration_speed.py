@@ -23,7 +23,8 @@ OPTIONS: list[click.Parameter] = [
 
 def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
     """Wall and processor seconds, by part, and peak memory."""
-    from benchmarks._calibration import Design, keep, offsets, rms, settings_of, solve
+    from benchmarks._calibration import keep, offsets, rms, settings_of, solve
+    from pipelines.simulate.photometric_conditions import Design
     from pipelines.simulate.photometric_presets import dense, fgcm_like
     from pipelines.simulate.photometric_survey import simulate
 
@@ -37,19 +38,19 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
             del survey
             took = solve(Path(folder), settings_of(design), workers)
             off = offsets(pq.read_table(Path(folder) / "photo_calib.parquet"), truth)
-        wanted = f"<= {total:g}" if total else ""
-        yield Quantity(f"{name}, all", "s", took.wall, wanted, took.wall <= total if total else None, count=took.observations)
+        yield _limited(f"{name}, all", "s", took.wall, total, took.observations)
         yield Quantity(f"{name}, processor time", "s", took.cpu)
         for key, seconds in took.seconds.items():
-            judged = part if key in ("assemble", "solve") else None
-            yield Quantity(
-                f"{name}, {key}", "s", seconds, f"<= {judged:g}" if judged else "", seconds <= judged if judged else None
-            )
-        yield Quantity(
-            f"{name}, peak memory", "MB", took.memory, f"<= {memory:g}" if memory else "", took.memory <= memory if memory else None
-        )
+            yield _limited(f"{name}, {key}", "s", seconds, part if key in ("assemble", "solve") else None)
+        yield _limited(f"{name}, peak memory", "MB", took.memory, memory)
         yield Quantity(f"{name}, rms of zero points", "mmag", 1000.0 * rms(o.rms for o in off.values()))
 
     yield from measure("griz", fgcm_like(), 5.0, None, None)
     large = scale >= 10
     yield from measure("dense", dense(1000 if large else 100), None, 5.0 if large else None, 4096.0 if large else None)
+
+
+def _limited(name: str, unit: str, value: float, limit: float | None, count: int | None = None) -> Quantity:
+    """A quantity that should not exceed a limit, where there is one."""
+    wanted, good = (f"<= {limit:g}", value <= limit) if limit else ("", None)
+    return Quantity(name, unit, value, wanted, good, count=count)
