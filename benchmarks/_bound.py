@@ -27,7 +27,7 @@ AIRMASS, WATER_BANDS, WEAK = 1.2, ("z", "y"), 0.1
 def bound(design: Design, survey: Survey, band: str) -> float:
     """Least rms (mag) of the zero points of a band's clear (visit, detector) pairs, their mean taken off."""
     rows, p = _rows(survey, band), design.pointings
-    which = np.flatnonzero(p.band == band)
+    which = np.flatnonzero((p.band == band) & np.isin(p.visit, survey.truth["visit"].to_numpy()))
     which = which[np.argsort(p.visit[which])]
     visit = np.searchsorted(p.visit[which], rows["visit"])
     clear = _clear(survey, p.visit[which])
@@ -93,7 +93,7 @@ def _rows(survey: Survey, band: str) -> dict[str, Any]:
 
 def _clear(survey: Survey, visits: IntArray) -> NDArray[np.bool_]:
     covered = survey.truth.filter(pc.invert(survey.truth["photometric"]))["visit"].to_numpy()
-    return ~np.isin(visits, covered)
+    return np.asarray(~np.isin(visits, covered))
 
 
 def _visit_means(survey: Survey, visits: IntArray) -> Array:
@@ -147,7 +147,7 @@ def _pairs(clear: NDArray[np.bool_], epoch: IntArray, width: int, flats: int, si
     sums = np.zeros((len(visit), size))
     sums[np.arange(len(visit)), visit] = 1.0
     sums[np.arange(len(visit)), flats + epoch[visit] * width + detector] = 1.0
-    return sums - sums.mean(axis=0)
+    return np.asarray(sums - sums.mean(axis=0))
 
 
 def _rms(fisher: Array, sums: Array) -> float:

@@ -1,7 +1,7 @@
 """The global calibration of a year: 1e6, 1e7 and 1e8 observations with the real cadence of 216,233 visits x 189 detectors.
 
 The stars are real positions, a hundredth, a tenth or all of 1.87 million; the tiles are drawn one by one into parquet files
-(about 7 GB for 1e8), and a process of its own solves. Scale N runs every size up to N; the exponent is that of seconds over
+(about 9 GB for 1e8), and a process of its own solves. Scale N runs every size up to N; the exponent is that of seconds over
 observations, by least squares in logarithms.
 """
 
@@ -55,8 +55,8 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     if len(sizes) > 1:
-        for what, seconds in (("seconds", walls), ("processor time", cpus)):
-            exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+        for what, spent in (("seconds", walls), ("processor time", cpus)):
+            exponent = float(np.polyfit(np.log(sizes), np.log(spent), 1)[0])
             yield Quantity(f"year, exponent of {what}", "", exponent, f"<= {EXPONENT}", exponent <= EXPONENT)
 
 
