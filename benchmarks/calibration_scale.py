@@ -65,7 +65,10 @@ def _accuracy(name: str, folder: Path) -> Iterator[Quantity]:
     import duckdb
 
     with duckdb.connect(config={"threads": 2, "memory_limit": "4GB"}) as con:
-        truth = f"(SELECT DISTINCT * FROM read_parquet('{folder}/truth/*.parquet') WHERE photometric)"
+        truth = (
+            "(SELECT visit, detector, any_value(band) AS band, any_value(zero_point) AS zero_point "
+            f"FROM read_parquet('{folder}/truth/*.parquet') WHERE photometric GROUP BY visit, detector)"
+        )
         rows = con.sql(
             f"SELECT t.band, 1000 * stddev_pop(p.zeroPoint - t.zero_point), count(*), "
             f"sqrt(avg(pow((p.zeroPoint - t.zero_point) / p.zeroPointErr, 2))) "
