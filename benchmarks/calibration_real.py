@@ -28,18 +28,20 @@ Array = NDArray[np.float64]
 
 
 def run(scale: int) -> Iterator[Quantity]:
-    """Width of the pulls, part within three sigma, rms, for each set."""
+    """Width of the pulls and part within three sigma of the bands that have references; rms and constant of every band."""
     from pipelines.step2c.calibrate import calibrate
 
     from benchmarks._calibration import DATA, offsets, rms, settings_of
     from pipelines.simulate.photometric_survey import simulate
+    from pipelines.simulate.photometric_tables import REFERENCE_BANDS
 
     for name, make in (("HSC", hsc), ("DP1", dp1)):
         design = make(DATA)
         survey = simulate(design)
         solved = calibrate(survey.tiles(), settings_of(design))
         found = offsets(solved.products["photo_calib"], survey.truth)
-        pull = np.concatenate([part.off / part.error for part in found.values()])
+        # the catalogue has no u and no y: their errors say that nothing ties them, which is no test
+        pull = np.concatenate([part.off / part.error for band, part in found.items() if band in REFERENCE_BANDS])
         yield Quantity(f"{name}, pulls", "", rms(pull), "0.9 to 1.1", 0.9 <= rms(pull) <= 1.1, count=len(pull))
         within = float(np.mean(np.abs(pull) <= 3.0))
         yield Quantity(f"{name}, within three sigma", "", within, ">= 0.99", within >= 0.99, count=survey.observations)
