@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.simulate.photometric_conditions import Design
 from pipelines.simulate.photometric_survey import INPUTS, Survey
+from pipelines.step2c.camera import FOCAL_PLANE, Camera
 from pipelines.step2c.settings import Settings
 
 Array = NDArray[np.float64]
@@ -34,14 +35,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from benchmarks._calibration import Tiles
 from pipelines.step2c.calibrate import calibrate
+from pipelines.step2c.camera import Camera
 from pipelines.step2c.settings import Settings
 folder, settings, workers = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
 settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 usage = lambda: [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+camera = Camera(pq.read_table(folder / "focal_plane.parquet"), {b: tuple(v) for b, v in json.loads(sys.argv[4]).items()})
+threads = 1 if workers else 2
 tiles, start = Tiles(folder), time.perf_counter()
 cpu = time.process_time()
 with ProcessPoolExecutor(workers) if workers else nullcontext() as executor:
-    found = calibrate(tiles, Settings(**settings), executor)
+    found = calibrate(tiles, Settings(**settings), executor, camera, threads)
 wall, cpu = time.perf_counter() - start, time.process_time() - cpu
 own, children = usage()
 cpu += children.ru_utime + children.ru_stime
@@ -123,13 +127,26 @@ def keep_surveys(surveys: Iterable[Survey], folder: Path) -> int:
     return observations
 
 
-def solve(folder: Path, settings: Settings, workers: int = 0) -> Solved:
+def solve(folder: Path, settings: Settings, camera: Camera, workers: int = 0) -> Solved:
     """Calibrate the tiles of a folder in a process of its own; leaves photo_calib.parquet there."""
-    command = [sys.executable, "-c", SOLVE, str(folder), json.dumps(asdict(settings)), str(workers)]
+    pq.write_table(camera.focal_plane, folder / "focal_plane.parquet")
+    nominal = json.dumps({band: list(values) for band, values in camera.nominal.items()})
+    command = [sys.executable, "-c", SOLVE, str(folder), json.dumps(asdict(settings)), str(workers), nominal]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     if done.returncode:
         raise click.ClickException((done.stderr.strip().splitlines() or ["the calibration was killed"])[-1])
     return Solved(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def camera_of(design: Design) -> Camera:
+    """The camera of a survey, as its file would describe it: where the detectors are, and what the filters give."""
+    mosaic = design.mosaic
+    count, scale = len(mosaic.detectors), mosaic.pixel_scale / 3600.0
+    middle = [0.5 * (pixels - 1) for pixels in mosaic.pixels]
+    places = (mosaic.centres[:, 0], mosaic.centres[:, 1], scale, 0.0, 0.0, scale, *middle)
+    columns = [pa.array(np.broadcast_to(np.asarray(value, float), count).copy()) for value in places]
+    plane = pa.table([pa.array(mosaic.detectors, pa.int32()), *columns], schema=FOCAL_PLANE)
+    return Camera(plane, {band: (zero, design.extinction[band]) for band, zero in design.zero_point.items()}, design.pivot)
 
 
 def settings_of(design: Design, **changes: Any) -> Settings:

@@ -28,12 +28,11 @@ Array = NDArray[np.float64]
 
 def run(scale: int, seeds: int | None) -> Iterator[Quantity]:
     """Zero points by band, the bound, pulls, verdicts on clouds, reserved stars; and zero points without colour terms."""
-    from pipelines.step2c.calibrate import calibrate
-
     from benchmarks._bound import bound
-    from benchmarks._calibration import Offsets, offsets, rms, settings_of
+    from benchmarks._calibration import Offsets, camera_of, offsets, rms, settings_of
     from pipelines.simulate.photometric_presets import fgcm_like
     from pipelines.simulate.photometric_survey import simulate
+    from pipelines.step2c.calibrate import calibrate
 
     found: list[dict[str, Offsets]] = []
     plain: list[dict[str, Offsets]] = []
@@ -44,11 +43,11 @@ def run(scale: int, seeds: int | None) -> Iterator[Quantity]:
         design = fgcm_like(seed)
         survey = simulate(design)
         tiles = survey.tiles()
-        solved = calibrate(tiles, settings_of(design))
+        solved = calibrate(tiles, settings_of(design), camera=camera_of(design))
         found.append(offsets(solved.products["photo_calib"], survey.truth))
         limits.append({band: bound(design, survey, band) for band in WANTED})
         spread.append(_reserved(survey.tables, solved.products, design.pivot, design.floor))
-        blind = calibrate(tiles, settings_of(design, **NO_COLOURS))
+        blind = calibrate(tiles, settings_of(design, **NO_COLOURS), camera=camera_of(design))
         plain.append(offsets(blind.products["photo_calib"], survey.truth))
         observations += survey.observations
     for band, wanted in WANTED.items():

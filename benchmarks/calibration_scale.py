@@ -27,7 +27,7 @@ SECONDS, MEMORY, EXPONENT = 600.0, 12288.0, 1.05
 
 def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
     """Wall and processor seconds, peak memory and accuracy of each size, and the exponents."""
-    from benchmarks._calibration import DATA, keep_surveys, settings_of, solve
+    from benchmarks._calibration import DATA, camera_of, keep_surveys, settings_of, solve
     from pipelines.simulate.photometric_presets import year, year_design
 
     sizes: list[int] = []
@@ -41,7 +41,7 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
             except FileNotFoundError as error:
                 raise click.ClickException(f"{error} (set DRP_REAL_DATA)") from None
             keep_surveys(year(DATA, size / 100), folder)
-            took = solve(folder, settings_of(design), workers)
+            took = solve(folder, settings_of(design), camera_of(design), workers)
             name = f"year, 1e{6 + round(np.log10(size))}"
             yield Quantity(f"{name}, all", "s", took.wall, f"<= {SECONDS:g}", took.wall <= SECONDS, count=took.observations)
             yield Quantity(f"{name}, processor time", "s", took.cpu)

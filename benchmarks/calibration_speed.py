@@ -23,7 +23,7 @@ OPTIONS: list[click.Parameter] = [
 
 def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
     """Wall and processor seconds, by part, and peak memory."""
-    from benchmarks._calibration import keep, offsets, rms, settings_of, solve
+    from benchmarks._calibration import camera_of, keep, offsets, rms, settings_of, solve
     from pipelines.simulate.photometric_conditions import Design
     from pipelines.simulate.photometric_presets import dense, fgcm_like
     from pipelines.simulate.photometric_survey import simulate
@@ -36,7 +36,7 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
             truth = survey.truth
             keep(survey.tiles(), Path(folder))
             del survey
-            took = solve(Path(folder), settings_of(design), workers)
+            took = solve(Path(folder), settings_of(design), camera_of(design), workers)
             off = offsets(pq.read_table(Path(folder) / "photo_calib.parquet"), truth)
         yield _limited(f"{name}, all", "s", took.wall, total, took.observations)
         yield Quantity(f"{name}, processor time", "s", took.cpu)

@@ -2,13 +2,14 @@
 -- inputs: preliminary_visit_summary, calib_visit, calib_flat, calib_residual, focal_plane
 -- grain: one row per visit, detector; in the order of visit and detector
 WITH merged AS (
-  SELECT visit, detector, sum(nStar) AS stars, total(weight) AS weight, total(weight * residual) AS wr, total(chi2) AS chi2
+  SELECT visit, detector, sum(nStar) AS stars, total(weight) AS weight, total(weight * residual) AS wr, total(chi2) AS chi2,
+         total(weight * others) AS wo
   FROM calib_residual GROUP BY visit, detector
 ),
 known AS (
-  SELECT DISTINCT visit, detector FROM preliminary_visit_summary
+  SELECT visit, detector FROM preliminary_visit_summary SEMI JOIN calib_visit USING (visit)
   UNION
-  SELECT visit, detector FROM merged
+  SELECT visit, detector FROM merged SEMI JOIN calib_visit USING (visit)
 )
 SELECT
   v.day_obs, v.instrument, v.band, v.physical_filter, v.visit, k.detector, v.photometric, v.extrapolated, v.absolute,
@@ -19,6 +20,9 @@ SELECT
   coalesce(m.stars, 0) AS stars,
   coalesce(m.weight, 0) AS weight,
   coalesce(m.wr / greatest(m.weight, 1e-9), 0) AS g,
+  coalesce(m.wo / greatest(m.weight, 1e-9), 0) AS others,
+  greatest(count(*) FILTER (m.weight > 1) OVER (PARTITION BY v.band, v.epoch, k.detector), 1) AS visits,
+  greatest(count(*) FILTER (m.weight > 1) OVER (PARTITION BY v.visit), 1) AS detectors,
   sum(coalesce(m.chi2, 0)) OVER (PARTITION BY v.visit ORDER BY k.detector ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
     / nullif(sum(coalesce(m.stars, 0)) OVER (PARTITION BY v.visit), 0) AS chi2
 FROM known k

@@ -6,7 +6,7 @@
 WITH visits AS (
   SELECT v.instrument, v.band, v.day_obs, min(v.extinction) AS extinction, count(*) AS nVisit,
          count(*) FILTER (s.photometric) AS nPhotometric,
-         median(v.prior + s.zero - v.exposure + v.extinction * (coalesce(v.airmass, 1) - 1)) AS zeroPoint
+         median(v.nominal + s.zero - v.exposure + v.extinction * (coalesce(v.airmass, 1) - 1)) AS zeroPoint
   FROM seen_visit v
   JOIN solved_visit s USING (visit)
   GROUP BY v.instrument, v.band, v.day_obs

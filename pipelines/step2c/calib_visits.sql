@@ -3,7 +3,7 @@
 -- grain: one row per visit
 SELECT
   v.day_obs, v.instrument, v.band, v.physical_filter, v.visit, v.epoch, v.airmass, v.mjd,
-  v.prior + s.zero AS zeroPoint,
+  v.nominal + s.zero AS zeroPoint,
   s.error AS zeroPointErr,
   s.gradient_x, s.gradient_y, s.gradient_error AS gradientErr,
   s.slope AS colour_slope,

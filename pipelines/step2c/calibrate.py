@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.step2c import camera as cameras
 from pipelines.step2c import equations, observations, solution, standards, zero_points
@@ -49,33 +50,30 @@ def calibrate(
     for _, spent in made:
         for stage, value in spent.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
-    summary = _distinct([tile["preliminary_visit_summary"] for tile in tiles])
-    inputs = {**merged, "preliminary_visit_summary": summary}
-    products = _timed(
-        seconds, "solve", lambda: _on(inputs, threads, lambda con: solution.solve(con, camera or cameras.of(con), settings))
-    )
-    shared = {name: products[name] for name in ("calib_visit", "calib_flat")}
-    began = time.perf_counter()
-    found = list(
-        run(
-            _standards,
-            [{**tile, **shared} for tile in tiles],
-            [settings] * count,
-            [camera] * count,
-            range(count),
-            [threads] * count,
-        )
-    )
-    for name in standards.PRODUCTS:
-        products[name] = pa.concat_tables([part[name] for part in found])
-    seconds["standards"] = time.perf_counter() - began
-    inputs = {**shared, "calib_residual": products["calib_residual"], "preliminary_visit_summary": summary}
-    products["photo_calib"] = _timed(
+    summary = _summaries(tiles)
+    solved = _timed(
         seconds,
-        "zero_points",
-        lambda: _on(inputs, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)),
+        "solve",
+        lambda: _on({**merged, **summary}, threads, lambda con: solution.solve(con, camera or cameras.of(con), settings)),
     )
+    shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
+    began = time.perf_counter()
+    found = list(run(_standards, tiles, [shared] * count, [settings] * count, [camera] * count, range(count), [threads] * count))
+    products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
+    seconds["standards"] = time.perf_counter() - began
+    inputs = {**shared, **summary, "calib_residual": products["calib_residual"]}
+    products["photo_calib"] = _timed(seconds, "zero_points", lambda: _zero_points(inputs, settings, camera, threads))
     return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
+
+
+def _zero_points(inputs: Tables, settings: Settings, camera: Camera | None, threads: int) -> pa.Table:
+    """The zero points band by band, which bounds the memory that a large survey takes."""
+    visits = inputs["calib_visit"]
+    parts = []
+    for band in sorted(visits["band"].unique().to_pylist()):
+        own = {**inputs, "calib_visit": visits.filter(pc.equal(visits["band"], band))}
+        parts.append(_on(own, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)))
+    return pa.concat_tables(parts).sort_by([("visit", "ascending"), ("detector", "ascending")])
 
 
 def _on(tables: Tables, threads: int, act: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
@@ -83,6 +81,8 @@ def _on(tables: Tables, threads: int, act: Callable[[duckdb.DuckDBPyConnection],
     with duckdb.connect(config={"threads": threads}) as con:
         for name, rows in tables.items():
             con.register(name, rows)
+        if "visit_fact" in tables:
+            con.execute("CREATE TEMP VIEW preliminary_visit_summary AS FROM detector_fact JOIN visit_fact USING (visit)")
         return act(con)
 
 
@@ -93,11 +93,32 @@ def _timed(seconds: dict[str, float], stage: str, act: Callable[[], T]) -> T:
     return result
 
 
-def _distinct(parts: Sequence[pa.Table]) -> pa.Table:
-    """Summaries of visits, each once: tracts share visits."""
+#: What a summary says of a whole visit.
+OF_VISIT = ("instrument", "band", "physical_filter", "day_obs", "exposure_time", "airmass", "mjd_mid", "absolute")
+
+
+def _summaries(tiles: Sequence[Tables]) -> dict[str, pa.Table]:
+    """Of every visit what its summary says of it as a whole (``visit_fact``), and the zero points of its detectors
+    (``detector_fact``): tracts share visits, and most of a summary is the same in all its rows."""
+    facts, zeros = [], []
+    for tile in tiles:
+        summary = tile["preliminary_visit_summary"]
+        zeros.append(summary.select(["visit", "detector", "zeroPoint"]))
+        with duckdb.connect() as con:
+            con.register("summary", summary)
+            columns = ", ".join(
+                f"min({name}) AS {name}" if name != "absolute" else "bool_or(absolute) AS absolute" for name in OF_VISIT
+            )
+            facts.append(con.sql(f"SELECT visit, {columns} FROM summary GROUP BY visit ORDER BY visit").to_arrow_table())
     with duckdb.connect() as con:
-        con.register("given", pa.concat_tables(parts))
-        return con.sql("SELECT DISTINCT ON (visit, detector) * FROM given ORDER BY visit, detector").to_arrow_table()
+        con.register("facts", pa.concat_tables(facts))
+        con.register("zeros", pa.concat_tables(zeros))
+        return {
+            "visit_fact": con.sql("SELECT DISTINCT ON (visit) * FROM facts ORDER BY visit").to_arrow_table(),
+            "detector_fact": con.sql(
+                "SELECT visit, detector, min(zeroPoint) AS zeroPoint FROM zeros GROUP BY visit, detector ORDER BY visit, detector"
+            ).to_arrow_table(),
+        }
 
 
 def _numbered(rows: pa.Table, number: int) -> pa.Table:
@@ -122,8 +143,12 @@ def _equations(
     return _on(tile, threads, act)
 
 
-def _standards(tile: Tables, settings: Settings, camera: Camera | None, number: int, threads: int) -> dict[str, pa.Table]:
+def _standards(
+    tile: Tables, shared: Tables, settings: Settings, camera: Camera | None, number: int, threads: int
+) -> dict[str, pa.Table]:
     def act(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
+        for name, rows in shared.items():
+            con.register(name, rows)
         known = camera or cameras.of(con)
         observations.prepare(con, known, settings)
         made = standards.measure(con, known, settings)

@@ -32,17 +32,15 @@ class Camera:
         return pa.table(columns, ["band", "zero_point", "extinction"])
 
 
-#: A camera of which nothing is known: no gradients, nominal filters.
-UNKNOWN = Camera(FOCAL_PLANE.empty_table(), {})
-
-
 def of(con: duckdb.DuckDBPyConnection) -> Camera:
-    """The camera of ``preliminary_visit_summary``, from its file; UNKNOWN for one without."""
+    """The camera of ``preliminary_visit_summary``, from its file; one without has no gradients and nominal filters."""
     name = con.sql("SELECT min(instrument) FROM preliminary_visit_summary").fetchall()[0][0]
     try:
-        return from_instrument(instrument.load(name)) if name else UNKNOWN
+        if name:
+            return from_instrument(instrument.load(name))
     except instrument.InstrumentError:
-        return UNKNOWN
+        pass
+    return Camera(FOCAL_PLANE.empty_table(), {})
 
 
 def from_instrument(camera: instrument.Instrument) -> Camera:

@@ -59,7 +59,7 @@ def weigh(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
         con.execute(statement("outliers"), {"clip": settings.clip, "limit": settings.limit})
         if number:
             con.execute(statement("star_quality"), {"star_chi2": settings.star_chi2})
-        con.execute(statement("scatter"), few)
+        con.execute(statement("scatter"), {"usual": settings.usual})
         if number + 1 < settings.rounds:
             con.execute(statement("local_zero"), few)
             con.execute(statement("local_slope"), {"prior": settings.colour})

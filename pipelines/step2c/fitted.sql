@@ -1,13 +1,17 @@
--- fit: what enters the normal equations: weights w, S = sum w of the star, and d = m - (sum w m) / S. The stars that a cloud dims on one
---   detector do so together: where a visit has gradient terms, a detector weighs no more than $structure mag allows.
--- inputs: weighted
+-- fit: what enters the normal equations: weights w, S = sum w of the star, and d = m - (sum w m) / S, magnitudes by nominal zero points
+--   (which every tract knows alike). The stars that a cloud dims on one
+--   detector do so together: where a visit is clouded, a detector weighs no more than $structure mag allows.
+-- inputs: weighted, visit
 -- grain: one row per star and visit
 CREATE OR REPLACE TEMP TABLE fit AS
 WITH chosen AS MATERIALIZED (
-  SELECT star, visit, detector, band, m, c, xi, eta, px, py, gradient, w FROM weighted WHERE used AND fitted
+  SELECT o.star, o.visit, o.detector, o.band, o.m + coalesce(v.nominal - v.prior, 0) AS m, c, xi, eta, px, py, gradient, clouded, w
+  FROM weighted o
+  LEFT JOIN visit v USING (visit)
+  WHERE used AND fitted
 ),
 crowded AS (
-  SELECT visit, detector, 1 + total(w) * $structure * $structure AS many FROM chosen WHERE gradient GROUP BY visit, detector
+  SELECT visit, detector, 1 + total(w) * $structure * $structure AS many FROM chosen WHERE clouded GROUP BY visit, detector
 ),
 lightened AS MATERIALIZED (
   SELECT o.* REPLACE (o.w / coalesce(many, 1) AS w) FROM chosen o LEFT JOIN crowded USING (visit, detector)

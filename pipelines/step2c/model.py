@@ -1,13 +1,13 @@
 """The unknowns of the photometric solution of one band, and how they make the terms that the tracts' equations speak of.
 
-    zero point of a visit, beyond its preliminary one | gradient of a visit that is not photometric (mag per degree)
+    zero point of a visit, beyond its nominal one | gradient of a visit that is not photometric (mag per degree)
     flat of a detector in an epoch, of zero mean | its polynomials over the detector
     night: zero point of one second at airmass 1 | extinction of the night, per airmass
     colour: second-order extinction of the night, per airmass and magnitude of colour: factor X0 - X
     water: what water vapour adds in the red bands, per magnitude of colour: factor X^0.6 (as its lines saturate)
     reference colour: natural minus catalogue magnitude, per magnitude of colour
 
-zero_point + prior - exposure = night - extinction (X - 1) holds for photometric visits with the scatter they show.
+zero_point + nominal - exposure = night - extinction (X - 1) holds for photometric visits with the scatter they show.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Visits:
     day_obs: IntArray
     airmass: Array
     prior: Array
+    nominal: Array
     exposure: Array
     extinction: Array
     known: Mask
@@ -156,7 +157,7 @@ def make(band: str, visits: Visits, equations: Equations, photometric: Mask, spr
     """The model of a band, given which visits are ``photometric`` (V,) and how far those scatter about their nights (mag)."""
     u, facts, terms = Unknowns(), _Facts(), _Entries()
     zero = u.add("zero_point", len(visits.visit), visit=visits.visit)
-    facts.add([(zero, 1.0)], 0.0, np.where(visits.known & photometric, s.gauge, s.unmeasured))
+    facts.add([(zero, 1.0)], visits.prior - visits.nominal, np.where(visits.known & photometric, s.gauge, s.unmeasured))
     own, at = _of_visits(visits, equations, "zero_point")
     terms.add(own, zero[at])
     gradient = np.full((2, len(visits.visit)), -1)
@@ -233,6 +234,6 @@ def _nights(
     own = of_night[clear]
     facts.add(
         [(zero[clear], 1.0), (night[own], -1.0), (extinction[own], visits.airmass[clear] - 1.0)],
-        (visits.exposure - visits.prior)[clear], spread,
+        (visits.exposure - visits.nominal)[clear], spread,
     )  # fmt: skip
     return night[of_night], extinction[of_night]

@@ -38,25 +38,30 @@ def register_visits(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Se
 
 
 def suspects(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> pa.Table:
-    """Visits that may not be photometric, from their preliminary zero points alone: (visit).
+    """Visits that may not be photometric, by their preliminary zero points alone: (visit, clouded).
 
-    They have none, lie below the filter's nominal one, or show a plane over the field that is significant (2 sigma) and
-    large. What a visit's summary says is the same at every site, so that all tracts keep the same terms for it.
+    They have none, lie below the filter's nominal one, or show a plane over the field that is larger than noise makes it on
+    average; ``clouded`` are those whose plane is significant and large. Too many are better than too few: a term that is not
+    needed is left out of the solution. What a visit's summary says is the same at every site, so that all tracts keep the same
+    terms for it.
     """
     dim = f"NOT known OR depth > {settings.suspect_depth}"
-    found = {row[0] for row in con.sql(f"SELECT visit FROM visit WHERE {dim} ORDER BY visit").fetchall()}
+    found = {row[0]: False for row in con.sql(f"SELECT visit FROM visit WHERE {dim} ORDER BY visit").fetchall()}
     rows = con.sql(
         "SELECT s.visit, s.zeroPoint - v.prior AS z, f.x0, f.y0 FROM preliminary_visit_summary s JOIN visit v USING (visit) "
         "JOIN focal_plane f USING (detector) WHERE isfinite(s.zeroPoint) ORDER BY s.visit, s.detector"
     ).fetchnumpy()
     visits, own, count = np.unique(np.asarray(rows["visit"]), return_inverse=True, return_counts=True)
     if len(visits):
-        found.update(visits[_tilted(own, count, rows, settings.suspect_gradient)].tolist())
-    return pa.table({"visit": pa.array(sorted(found), pa.int64())})
+        plane, noise = _planes(own, count, rows)
+        found |= dict.fromkeys(visits[plane > np.maximum(1.5 * noise, settings.suspect_gradient**2)].tolist(), False)
+        found |= dict.fromkeys(visits[plane > np.maximum(12.0 * noise, settings.cloud_tilt**2)].tolist(), True)
+    names = sorted(found)
+    return pa.table({"visit": pa.array(names, pa.int64()), "clouded": pa.array([found[v] for v in names], pa.bool_())})
 
 
-def _tilted(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Array], enough: float) -> NDArray[np.bool_]:
-    """Which visits have a significant plane in the zero points of their detectors: amplitude at the rms radius (mag)."""
+def _planes(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Array]) -> tuple[Array, Array]:
+    """Mean square of the plane in the zero points of each visit's detectors, and what noise would make of it (mag^2)."""
     z, x, y = (np.asarray(rows[name], float) for name in ("z", "x0", "y0"))
 
     def mean(value: Array) -> Array:
@@ -65,12 +70,11 @@ def _tilted(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Ar
     z, x, y = (value - mean(value)[own] for value in (z, x, y))
     xx, xy, yy, xz, yz, zz = mean(x * x), mean(x * y), mean(y * y), mean(x * z), mean(y * z), mean(z * z)
     det = xx * yy - xy * xy
-    flat = (count < 5) | (det <= 1e-9 * (xx + yy) ** 2)
-    det = np.where(flat, 1.0, det)
+    narrow = (count < 5) | (det <= 1e-9 * (xx + yy) ** 2)
+    det = np.where(narrow, 1.0, det)
     gx, gy = (yy * xz - xy * yz) / det, (xx * yz - xy * xz) / det
-    explained = np.maximum(gx * xz + gy * yz, 0.0)  # mean square of the plane
-    noise = np.maximum(zz - explained, 0.0) * 2.0 / np.maximum(count - 3, 1)  # what the plane would take of noise alone
-    return np.asarray(~flat & (explained > np.maximum(4.0 * noise, enough**2)))
+    plane = np.where(narrow, 0.0, np.maximum(gx * xz + gy * yz, 0.0))
+    return plane, np.maximum(zz - plane, 0.0) * 2.0 / np.maximum(count - 3, 1)
 
 
 def _references(con: duckdb.DuckDBPyConnection, settings: Settings) -> pa.Table:

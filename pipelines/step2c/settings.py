@@ -11,10 +11,12 @@ class Settings:
 
     Judgement, tract by tract: ``rounds`` of means, judgement and clipping; ``clip`` sigma and ``limit`` mag from the star;
     ``star_chi2`` per degree of freedom; ``floor`` and ``reference_floor``: errors added to every observation and reference
-    magnitude; ``few`` stars count as much as what is usual. ``min_references`` tie connected visits to the sky; ``min_stars``
+    magnitude; ``few`` stars of a detector count as much as those of its visit, ``usual`` stars of a visit as much as the scatter
+    of its band. ``min_references`` tie connected visits to the sky; ``min_stars``
     make a (visit, detector) that needs no flag.
     Visits: not photometric if bright stars scatter by more than ``cloud_scatter`` beyond their errors, if they have a gradient
-    as large over the field, or if they lie ``cloud_depth`` below the band's clear level; terms for a gradient are kept ready
+    of ``cloud_tilt`` rms over the field, or if they lie ``cloud_depth`` below the band's clear level, or 4 times as far below
+    their night as others lie about it (at least ``cloud_step``); terms for a gradient are kept ready
     for visits of which the preliminary zero points do not show that they are clear (``suspect_gradient``, ``suspect_depth``).
     What is left of a cloud within a gradient is ``cloud_structure``. ``flat_epochs``: nights (YYYYMMDD) on which a new flat
     begins; ``flat_order``: of its polynomials over a detector (0: one number).
@@ -35,13 +37,16 @@ class Settings:
     floor: float = 0.003
     reference_floor: float = 0.005
     few: float = 10.0
+    usual: float = 50.0
     min_references: int = 3
     min_stars: int = 10
     cloud_scatter: float = 0.015
     cloud_depth: float = 0.15
+    cloud_tilt: float = 0.004
+    cloud_step: float = 0.01
     cloud_structure: float = 0.005
-    suspect_gradient: float = 0.004
-    suspect_depth: float = 0.04
+    suspect_gradient: float = 0.002
+    suspect_depth: float = 0.02
     flat_epochs: tuple[int, ...] = ()
     flat_order: int = 0
     colour_bands: tuple[str, str] = ("g", "r")

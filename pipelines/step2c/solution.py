@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_summary")
 #: Rounds of solving and judging visits.
-ROUNDS = 3
+ROUNDS = 4
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
@@ -105,9 +105,10 @@ def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Setti
             break
         level = _level(visits, solution.unknowns[built.zero])
         tilt = _tilt(built, solution.unknowns, field)
-        judged = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_scatter)
-        spread = _spread(visits, built, solution.unknowns, photometric, spread)
-        photometric = judged
+        step = _step(visits, built, solution.unknowns)
+        spread = _spread(visits, step, photometric, spread)
+        far = step < -max(s.cloud_step, 4.0 * 1.4826 * float(np.nanmedian(np.abs(step[photometric]))) if photometric.any() else 0.0)
+        photometric = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~far
     return Solved(visits, equations, built, solution, photometric, level, component)
 
 
@@ -119,8 +120,8 @@ def _visits(con: duckdb.DuckDBPyConnection, band: str) -> Visits:
 
     return Visits(
         np.asarray(rows["visit"], np.int64), np.asarray(rows["day_obs"], np.int64), number("airmass"), number("prior"),
-        number("exposure"), number("extinction"), np.asarray(rows["known"], bool), np.asarray(rows["epoch"], str),
-        number("stars", 0.0).astype(np.int64), number("excess", 0.0),
+        number("nominal"), number("exposure"), number("extinction"), np.asarray(rows["known"], bool),
+        np.asarray(rows["epoch"], str), number("stars", 0.0).astype(np.int64), number("excess", 0.0),
     )  # fmt: skip
 
 
@@ -148,7 +149,7 @@ def _equations(con: duckdb.DuckDBPyConnection, band: str) -> Equations:
 
 def _level(visits: Visits, zero: Array) -> Array:
     """Zero point of each visit (V,), for one second at airmass 1, relative to the upper quartile of its band."""
-    value = zero + visits.prior - visits.exposure + visits.extinction * (np.nan_to_num(visits.airmass, nan=1.0) - 1.0)
+    value = zero + visits.nominal - visits.exposure + visits.extinction * (np.nan_to_num(visits.airmass, nan=1.0) - 1.0)
     seen = visits.stars > 0
     return np.asarray(value - np.quantile(value[seen] if seen.any() else value, 0.75))
 
@@ -161,15 +162,18 @@ def _tilt(built: Model, unknowns: Array, field: Array) -> Array:
     return np.asarray(np.sqrt(np.maximum(np.einsum("iv,ij,jv->v", slope, cover, slope), 0.0)))
 
 
-def _spread(visits: Visits, built: Model, unknowns: Array, photometric: Mask, before: float) -> float:
-    """How far photometric visits scatter about the zero point and extinction of their night, between 3 and 50 mmag."""
-    own = photometric & np.isfinite(visits.airmass) & (built.night >= 0)
+def _step(visits: Visits, built: Model, unknowns: Array) -> Array:
+    """How far each visit (V,) lies above the zero point and extinction of its night (mag); NaN where the night has none."""
+    known = np.isfinite(visits.airmass) & (built.night >= 0)
+    night = unknowns[built.night] - unknowns[built.extinction] * (visits.airmass - 1.0)
+    return np.where(known, unknowns[built.zero] + visits.nominal - visits.exposure - night, np.nan)
+
+
+def _spread(visits: Visits, step: Array, photometric: Mask, before: float) -> float:
+    """How far photometric visits scatter about their nights, between 3 and 50 mmag."""
+    own = photometric & np.isfinite(step)
     free = int(own.sum()) - 2 * len(np.unique(visits.day_obs[own]))
-    if free < 3:
-        return before
-    off = (unknowns[built.zero] + visits.prior - visits.exposure)[own]
-    off -= unknowns[built.night[own]] - unknowns[built.extinction[own]] * (visits.airmass[own] - 1.0)
-    return float(np.clip(np.sqrt(np.sum(off**2) / free), 0.003, 0.05))
+    return before if free < 3 else float(np.clip(np.sqrt(np.sum(step[own] ** 2) / free), 0.003, 0.05))
 
 
 def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:

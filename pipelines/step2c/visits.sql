@@ -1,5 +1,6 @@
--- visit: what is known of each visit before the fit. `prior` is its preliminary zero point (median over the detectors), else the
---   nominal one of the filter; `known` says whether it was measured; `exposure` is 2.5 log10 of the seconds.
+-- visit: what is known of each visit before the fit. `nominal` is the zero point that its filter gives in a clear sky: the same wherever
+--   the visit is looked at. `prior` is its preliminary zero point (median over the detectors that are known here), else the nominal
+--   one; `known` says whether it was measured; `exposure` is 2.5 log10 of the seconds.
 -- inputs: preliminary_visit_summary, filter_prior(band, zero_point, extinction);
 --   $epochs: nights (YYYYMMDD) on which a new flat epoch begins
 -- grain: one row per visit
@@ -23,6 +24,7 @@ SELECT
   visit, instrument, band, physical_filter, day_obs, airmass, mjd, absolute, exposure, extinction,
   'epoch_' || len(list_filter($epochs :: INTEGER[], lambda night: night <= day_obs)) AS epoch,
   zero_point IS NOT NULL AS known,
+  nominal,
   coalesce(zero_point, nominal) AS prior,
   nominal - zero_point AS depth
 FROM nominal

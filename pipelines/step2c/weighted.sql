@@ -14,7 +14,7 @@ floored AS (
   SELECT o.*, o.s2 + pow(if(o.visit < 0, getvariable('reference_floor'), getvariable('floor')), 2) AS variance FROM observation o
 )
 SELECT
-  o.star, o.visit, o.detector, s.band, o.m, s.c, o.xi, o.eta, o.px, o.py, o.gradient, s.fitted, o.variance,
+  o.star, o.visit, o.detector, s.band, o.m, s.c, o.xi, o.eta, o.px, o.py, o.gradient, o.clouded, s.fitted, o.variance,
   1 / (o.variance + coalesce(e.excess * e.excess, 0)) AS w,
   x.star IS NULL AS used
 FROM floored o

@@ -1,4 +1,4 @@
-"""Level 2: the zero point of each detector of a visit is that of the global solution, and its own residual, shrunk by its noise."""
+"""Level 2: each detector of a visit has the zero point of the global solution, and its own residual as far as that is not noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.step2c.statement import statement
 Array = NDArray[np.float64]
 INPUTS = ("preliminary_visit_summary", "calib_visit", "calib_flat", "calib_residual")
 #: A visit's own variance rests on few detectors: that of the visits of its band counts as so many.
-USUAL = 8.0
+USUAL = 20.0
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
@@ -33,10 +33,15 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
     con.execute(statement("fixed_point"))
     con.register("focal_plane", camera.focal_plane)
     rows = con.sql(statement("block_residuals")).to_arrow_table()
-    weight, g = (rows[name].to_numpy() for name in ("weight", "g"))
-    extra = own_variance(rows["visit"].to_numpy(), np.asarray(rows["band"].to_pylist()), weight, g)
-    shrunk = weight * extra / (weight * extra + 1.0)  # W / (W + 1 / extra)
-    error = np.sqrt(rows["zeroPointErr"].to_numpy() ** 2 + extra / (weight * extra + 1.0))
+    weight, g, others = (rows[name].to_numpy() for name in ("weight", "g", "others"))
+    # g is the detector's own deviation, of variance s, less those of the others in its stars' means (others s), and noise (1 / W)
+    own = own_variance(rows["visit"].to_numpy(), np.asarray(rows["band"].to_pylist()), weight, g) / (1.0 + others)
+    whole = weight * own * (1.0 + others) + 1.0
+    shrunk = weight * own / whole
+    left = own * (weight * own * others + 1.0) / whole
+    # flats and zero points of visits are means of such deviations too
+    spread = own * (1.0 / rows["visits"].to_numpy() + 1.0 / rows["detectors"].to_numpy())
+    error = np.sqrt(rows["zeroPointErr"].to_numpy() ** 2 + left + spread)
     stars = rows["stars"].to_numpy()
     made = {
         "zeroPoint": rows["zeroPoint"].to_numpy() - shrunk * g, "zeroPointErr": error, "nStar": stars.astype(np.int32),
@@ -60,7 +65,8 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
 def own_variance(visit: NDArray[np.int64], band: NDArray[np.str_], weight: Array, g: Array) -> Array:
     """Variance of the residuals g of a visit's detectors beyond their noise 1 / weight, for each of them (B,).
 
-    Moment estimator (DerSimonian & Laird 1986) by visit, averaged with the median of the visits of its band.
+    Moment estimator (DerSimonian & Laird 1986) by visit, averaged with the median of the visits of its band; what comes out below
+    zero is zero.
     """
     visits, own = np.unique(visit, return_inverse=True)
     ok = weight > 1.0
@@ -70,7 +76,7 @@ def own_variance(visit: NDArray[np.int64], band: NDArray[np.str_], weight: Array
     )
     top = sgg - sg**2 / np.where(s1 > 0, s1, 1.0) - np.maximum(count - 1, 0)
     bottom = s1 - s2 / np.where(s1 > 0, s1, 1.0)
-    single = np.maximum(0.0, np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0))
+    single = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
     of_visit = np.empty(len(visits), band.dtype)
     of_visit[own] = band
     usual = np.zeros(len(visits))
@@ -79,4 +85,4 @@ def own_variance(visit: NDArray[np.int64], band: NDArray[np.str_], weight: Array
         enough = mine & (count > 2)
         usual[mine] = np.median(single[enough]) if enough.any() else 0.0
     mixed = (count * single + USUAL * usual) / (count + USUAL)
-    return np.asarray(np.where(count > 1, mixed, usual)[own])
+    return np.asarray(np.maximum(np.where(count > 1, mixed, usual), 0.0)[own])
