@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.simulate.mosaic import to_focal_plane
 from pipelines.simulate.photometric_conditions import Design
 from pipelines.simulate.photometric_survey import INPUTS, Survey
 from pipelines.step2c.camera import FOCAL_PLANE, Camera
 from pipelines.step2c.settings import Settings
+from pipelines.wcs import project
 
 Array = NDArray[np.float64]
 #: Real data: cadence, star positions, zero points.
@@ -141,12 +143,25 @@ def solve(folder: Path, settings: Settings, camera: Camera, workers: int = 0) ->
 def camera_of(design: Design) -> Camera:
     """The camera of a survey, as its file would describe it: where the detectors are, and what the filters give."""
     mosaic = design.mosaic
-    count, scale = len(mosaic.detectors), mosaic.pixel_scale / 3600.0
+    detectors, centres = (mosaic.detectors, mosaic.centres) if design.pointings.detector is None else _of_pointings(design)
+    count, scale = len(detectors), mosaic.pixel_scale / 3600.0
     middle = [0.5 * (pixels - 1) for pixels in mosaic.pixels]
-    places = (mosaic.centres[:, 0], mosaic.centres[:, 1], scale, 0.0, 0.0, scale, *middle)
+    places = (centres[:, 0], centres[:, 1], scale, 0.0, 0.0, scale, *middle)
     columns = [pa.array(np.broadcast_to(np.asarray(value, float), count).copy()) for value in places]
-    plane = pa.table([pa.array(mosaic.detectors, pa.int32()), *columns], schema=FOCAL_PLANE)
+    plane = pa.table([pa.array(detectors, pa.int32()), *columns], schema=FOCAL_PLANE)
     return Camera(plane, {band: (zero, design.extinction[band]) for band, zero in design.zero_point.items()}, design.pivot)
+
+
+def _of_pointings(design: Design) -> tuple[NDArray[np.int64], Array]:
+    """Detectors and their places, where pointings are those of single detectors: of the visit that has most of them."""
+    p = design.pointings
+    visits, count = np.unique(p.visit, return_counts=True)
+    own = np.flatnonzero(p.visit == visits[np.argmax(count)])
+    own = own[np.argsort(p.detector[own])]
+    turn = np.radians(p.ra[own])
+    middle = np.degrees(np.arctan2(np.mean(np.sin(turn)), np.mean(np.cos(turn)))), np.mean(p.dec[own])
+    place = to_focal_plane(*project(p.ra[own], p.dec[own], *middle), p.rotation[own])
+    return p.detector[own], np.stack(place, axis=1)
 
 
 def settings_of(design: Design, **changes: Any) -> Settings:

@@ -15,8 +15,8 @@ SELECT
   v.day_obs, v.instrument, v.band, v.physical_filter, v.visit, k.detector, v.photometric, v.extrapolated, v.absolute,
   coalesce(v.scatter, 0) AS scatter,
   v.zeroPoint + coalesce(f."offset", 0) + coalesce(v.gradient_x * p.x0 + v.gradient_y * p.y0, 0) AS zeroPoint,
-  sqrt(v.zeroPointErr * v.zeroPointErr + coalesce(f.offsetErr * f.offsetErr, 0)
-       + coalesce(v.gradientErr * v.gradientErr * (p.x0 * p.x0 + p.y0 * p.y0), 0)) AS zeroPointErr,
+  v.zeroPointErr * v.zeroPointErr + coalesce(v.gradientErr * v.gradientErr * (p.x0 * p.x0 + p.y0 * p.y0), 0) AS visitVariance,
+  coalesce(f.offsetErr * f.offsetErr, 0) AS flatVariance,
   coalesce(m.stars, 0) AS stars,
   coalesce(m.weight, 0) AS weight,
   coalesce(m.wr / greatest(m.weight, 1e-9), 0) AS g,

@@ -1,6 +1,6 @@
 -- fit: what enters the normal equations: weights w, S = sum w of the star, and d = m - (sum w m) / S, magnitudes by nominal zero points
---   (which every tract knows alike). The stars that a cloud dims on one
---   detector do so together: where a visit is clouded, a detector weighs no more than $structure mag allows.
+--   (which every tract knows alike). What a detector is off by itself, in any visit ($scatter) or under clouds ($structure), it is
+--   off for all its stars: it weighs no more than that allows.
 -- inputs: weighted, visit
 -- grain: one row per star and visit
 CREATE OR REPLACE TEMP TABLE fit AS
@@ -11,7 +11,10 @@ WITH chosen AS MATERIALIZED (
   WHERE used AND fitted
 ),
 crowded AS (
-  SELECT visit, detector, 1 + total(w) * $structure * $structure AS many FROM chosen WHERE clouded GROUP BY visit, detector
+  SELECT visit, detector, 1 + total(w) * ($scatter * $scatter + if(any_value(clouded), $structure * $structure, 0)) AS many
+  FROM chosen
+  WHERE visit >= 0 AND (clouded OR $scatter > 0)
+  GROUP BY visit, detector
 ),
 lightened AS MATERIALIZED (
   SELECT o.* REPLACE (o.w / coalesce(many, 1) AS w) FROM chosen o LEFT JOIN crowded USING (visit, detector)

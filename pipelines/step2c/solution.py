@@ -104,11 +104,11 @@ def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Setti
         if last:
             break
         level = _level(visits, solution.unknowns[built.zero])
-        tilt = _tilt(built, solution.unknowns, field)
+        tilt = _tilt(built, solution.unknowns, 1.0 / matrix.diagonal(), field)
         step = _step(visits, built, solution.unknowns)
         spread = _spread(visits, step, photometric, spread)
-        far = step < -max(s.cloud_step, 4.0 * 1.4826 * float(np.nanmedian(np.abs(step[photometric]))) if photometric.any() else 0.0)
-        photometric = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~far
+        low = _low(visits, step, photometric, s.cloud_step)
+        photometric = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
     return Solved(visits, equations, built, solution, photometric, level, component)
 
 
@@ -154,12 +154,17 @@ def _level(visits: Visits, zero: Array) -> Array:
     return np.asarray(value - np.quantile(value[seen] if seen.any() else value, 0.75))
 
 
-def _tilt(built: Model, unknowns: Array, field: Array) -> Array:
-    """Rms over the detectors of each visit's gradient (mag), where it has one."""
+def _tilt(built: Model, unknowns: Array, variance: Array, field: Array) -> Array:
+    """Rms over the detectors of each visit's gradient (mag), where it has a significant one (3 sigma), else 0.
+
+    ``variance``: the least that those of the unknowns can be.
+    """
     slope = np.where(built.gradient >= 0, unknowns[built.gradient], 0.0)  # (2, V)
+    noise = np.where(built.gradient >= 0, variance[built.gradient], 0.0)
     centred = field - field.mean(axis=1, keepdims=True)
     cover = centred @ centred.T / centred.shape[1]
-    return np.asarray(np.sqrt(np.maximum(np.einsum("iv,ij,jv->v", slope, cover, slope), 0.0)))
+    square = np.einsum("iv,ij,jv->v", slope, cover, slope)
+    return np.where(square > 9.0 * (np.diag(cover) @ noise), np.sqrt(np.maximum(square, 0.0)), 0.0)
 
 
 def _step(visits: Visits, built: Model, unknowns: Array) -> Array:
@@ -167,6 +172,15 @@ def _step(visits: Visits, built: Model, unknowns: Array) -> Array:
     known = np.isfinite(visits.airmass) & (built.night >= 0)
     night = unknowns[built.night] - unknowns[built.extinction] * (visits.airmass - 1.0)
     return np.where(known, unknowns[built.zero] + visits.nominal - visits.exposure - night, np.nan)
+
+
+def _low(visits: Visits, step: Array, photometric: Mask, least: float) -> Mask:
+    """Visits that lie below their night, by 4 times what is usual and ``least`` (mag), where four others tell what the night was."""
+    known = photometric & np.isfinite(step)
+    nights, of_night = np.unique(visits.day_obs, return_inverse=True)
+    others = np.bincount(of_night, known, len(nights))[of_night] - known
+    usual = float(np.median(np.abs(step[known]))) if known.any() else 0.0
+    return np.asarray((others >= 4) & (np.nan_to_num(step) < -max(least, 4.0 * 1.4826 * usual)))
 
 
 def _spread(visits: Visits, step: Array, photometric: Mask, before: float) -> float:

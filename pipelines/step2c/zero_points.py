@@ -33,15 +33,12 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
     con.execute(statement("fixed_point"))
     con.register("focal_plane", camera.focal_plane)
     rows = con.sql(statement("block_residuals")).to_arrow_table()
-    weight, g, others = (rows[name].to_numpy() for name in ("weight", "g", "others"))
-    # g is the detector's own deviation, of variance s, less those of the others in its stars' means (others s), and noise (1 / W)
+    weight, g, others, visits, detectors = (rows[name].to_numpy() for name in ("weight", "g", "others", "visits", "detectors"))
     own = own_variance(rows["visit"].to_numpy(), np.asarray(rows["band"].to_pylist()), weight, g) / (1.0 + others)
-    whole = weight * own * (1.0 + others) + 1.0
-    shrunk = weight * own / whole
-    left = own * (weight * own * others + 1.0) / whole
-    # flats and zero points of visits are means of such deviations too
-    spread = own * (1.0 / rows["visits"].to_numpy() + 1.0 / rows["detectors"].to_numpy())
-    error = np.sqrt(rows["zeroPointErr"].to_numpy() ** 2 + left + spread)
+    own = np.maximum(own, settings.detector_scatter**2)
+    shrunk, variance = level_two(own, weight, others, visits, rows["flatVariance"].to_numpy(), settings.detector_scatter)
+    apart = np.maximum(own - settings.detector_scatter**2, 0.0)  # what the errors of level 1 do not know of
+    error = np.sqrt(rows["visitVariance"].to_numpy() + variance + apart / detectors)
     stars = rows["stars"].to_numpy()
     made = {
         "zeroPoint": rows["zeroPoint"].to_numpy() - shrunk * g, "zeroPointErr": error, "nStar": stars.astype(np.int32),
@@ -60,6 +57,21 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
         "chi2",
     )
     return pa.table({name: rows[name] for name in names} | made)
+
+
+def level_two(own: Array, weight: Array, others: Array, visits: Array, flat: Array, known: float) -> tuple[Array, Array]:
+    """How much of its residual a detector of a visit gets, and the variance of flat and deviation together, (B,) each.
+
+    A detector of a visit is off by e, of variance s = ``own``. Its residual g, seen from a flat that is the mean over n visits,
+    is e + noise - mean(e + noise); the noise is that of its stars (1 / ``weight``) and of the others in their means
+    (``others`` s): m. It gets the part q = s / (s + m); flat and q g together are off by
+    (1 - q) (mean(e) - e + mean(noise)) + q noise. ``flat``: variance of the flats, in which ``known``^2 / n counts as noise.
+    """
+    noise = 1.0 / np.maximum(weight, 1e-9) + others * own
+    part = own / (own + noise)
+    mean = np.maximum(flat - known**2 / visits, 0.0)
+    variance = (1 - part) ** 2 * (own * (1.0 - 1.0 / visits) + mean) + part**2 * noise + 2 * part * (1 - part) * mean
+    return part, variance
 
 
 def own_variance(visit: NDArray[np.int64], band: NDArray[np.str_], weight: Array, g: Array) -> Array:
