@@ -175,7 +175,7 @@ def _step(visits: Visits, built: Model, unknowns: Array) -> Array:
 
 
 def _low(visits: Visits, step: Array, photometric: Mask, least: float) -> Mask:
-    """Visits that lie below their night, by 4 times what is usual and ``least`` (mag), where four others tell what the night was."""
+    """Visits that lie below their night, by 4 times what is usual and ``least`` (mag), where four others tell of the night."""
     known = photometric & np.isfinite(step)
     nights, of_night = np.unique(visits.day_obs, return_inverse=True)
     others = np.bincount(of_night, known, len(nights))[of_night] - known
