@@ -33,7 +33,8 @@ class SiteShare:
 
 @dataclass(frozen=True)
 class Campaign:
-    """One campaign. ``config`` holds settings by task label; ``tolerate`` the accepted fraction of failed quanta by step."""
+    """One campaign. ``config`` holds settings by task label; ``tolerate`` the accepted fraction of failed quanta by step;
+    ``calibration`` is one of MODES."""
 
     name: str
     instrument: str
@@ -45,6 +46,7 @@ class Campaign:
     simulate: Mapping[str, Any] | None = None
     raws: Mapping[str, Any] | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibration: str = "catalogue"
     attempts: int = 3
     tolerate: Mapping[str, float] = field(default_factory=dict)
     workers: int = 2
@@ -54,10 +56,16 @@ class Campaign:
         """Every tract of the campaign."""
         return tuple(sorted({t for share in self.sites.values() for t in share.tracts}))
 
+    def runs_centrally(self, task: definition.Task) -> bool:
+        """Whether a task runs at the central site, for all tracts, or at every site for its own."""
+        return task.place == "central" or (task.place == "calibration" and self.calibration == "catalogue")
 
+
+#: How the photometric solution is assembled: from catalogues that are fanned in, or from what every site makes of its own.
+MODES = ("catalogue", "partial")
 KEYS = {
     "name", "description", "instrument", "skymap", "sites", "simulate", "raws", "config", "attempts", "tolerate", "workers",
-    "rules",
+    "rules", "calibration",
 }  # fmt: skip
 
 
@@ -116,16 +124,20 @@ def parse(text: str, source: str) -> Campaign:
         for tract in share.also:
             if tract not in owner:
                 raise CampaignError(f"{source}: sites.{site}.also: tract {tract} is no site's own tract")
-    labels = {task.label for task in definition.load().tasks}
+    labels = {task.section for task in definition.load().tasks}
     for label, settings in _section(source, document, "config").items():
         if label not in labels:
             raise CampaignError(f"{source}: config: unknown task {label!r}; known tasks: {', '.join(sorted(labels))}")
         _require(f"{source}: config.{label}", settings, dict, "a mapping of settings")
+    tolerate: dict[str, float] = {}
     for step, fraction in _section(source, document, "tolerate").items():
-        if step not in definition.STEPS:
-            raise CampaignError(f"{source}: tolerate: unknown step {step!r}; known steps: {', '.join(definition.STEPS)}")
+        try:
+            meant = definition.steps(step)
+        except ValueError as error:
+            raise CampaignError(f"{source}: tolerate: {error}") from None
         if not 0 <= _require(f"{source}: tolerate.{step}", fraction, (int, float), "a fraction") <= 1:
             raise CampaignError(f"{source}: tolerate.{step}: {fraction} is not a fraction (0 to 1)")
+        tolerate |= dict.fromkeys(meant, fraction)
     return Campaign(
         name=name,
         description=_require(f"{source}: description", document.get("description", ""), str, "a text"),
@@ -137,10 +149,23 @@ def parse(text: str, source: str) -> Campaign:
         simulate=_section(source, document, "simulate") or None,
         raws=_section(source, document, "raws") or None,
         config=_section(source, document, "config"),
+        calibration=_calibration(source, document),
         attempts=_count(source, document, "attempts", 3),
-        tolerate=_section(source, document, "tolerate"),
+        tolerate=tolerate,
         workers=_count(source, document, "workers", 2),
     )
+
+
+def _calibration(source: str, document: Mapping[str, Any]) -> str:
+    """The mode of the calibration."""
+    given = _section(source, document, "calibration")
+    for key in given:
+        if key != "mode":
+            raise CampaignError(f"{source}: calibration: unknown key {key!r}; known keys: mode")
+    mode = given.get("mode", MODES[0])
+    if mode not in MODES:
+        raise CampaignError(f"{source}: calibration.mode: {mode!r} is not one of {', '.join(MODES)}")
+    return str(mode)
 
 
 def _section(source: str, document: Mapping[str, Any], key: str) -> dict[str, Any]:

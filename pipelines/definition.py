@@ -17,7 +17,12 @@ import yaml
 import schemas
 from lake import plain_yaml
 
-STEPS = ("step1", "step2a", "step2b", "step2c", "step2d", "step2e", "step3", "step4", "step5", "step6", "step7")
+STEPS = (
+    "step1", "step2a", "step2b", "step2c.equations", "step2c.solution", "step2c.standards", "step2c.zero_points", "step2d",
+    "step2e", "step3", "step4", "step5", "step6", "step7",
+)  # fmt: skip
+#: Where a task runs: at every site, at the central one, or where the campaign says that the calibration is assembled.
+PLACES = ("all", "central", "calibration")
 
 #: Dataset types that are placed by rules before the first step, and the run suffix they live in.
 PLACED = {
@@ -28,6 +33,14 @@ PLACED = {
 
 #: Data ID columns that a visit or exposure implies.
 IMPLIED = ("exposure", "visit", "physical_filter", "band", "day_obs")
+
+
+def steps(name: str) -> tuple[str, ...]:
+    """The steps that a name means: one, or all parts of one (step2c); ValueError where there is none."""
+    found = tuple(step for step in STEPS if step == name or step.startswith(f"{name}."))
+    if not found:
+        raise ValueError(f"unknown step {name!r}; known steps: {', '.join(STEPS)}")
+    return found
 
 
 class DefinitionError(ValueError):
@@ -55,7 +68,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Task:
-    """A task of the pipeline; ``cluster`` are the dimensions whose quanta run as one job."""
+    """A task of the pipeline; ``cluster`` are the dimensions whose quanta run as one job, ``place`` is one of PLACES, and
+    ``section`` is the part of a campaign's configuration that holds its settings."""
 
     label: str
     step: str
@@ -64,8 +78,9 @@ class Task:
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     cluster: tuple[str, ...]
-    central: bool
+    place: str = "all"
     settings: str | None = None
+    section: str = ""
 
     def load(self) -> Callable[..., Any]:
         """Import the task's function."""
@@ -98,7 +113,7 @@ class Pipeline:
         """The RUN collection a dataset type is written to: ``<campaign>/<step>`` or, when placed, ``<campaign>/<kind>``."""
         for task in self.tasks:
             if dataset_type in task.outputs:
-                return f"{campaign}/{task.step}"
+                return f"{campaign}/{task.step.partition('.')[0]}"
         return f"{campaign}/{PLACED[dataset_type]}"
 
     def dimensions(self) -> dict[str, list[str]]:
@@ -158,7 +173,7 @@ def parse(document: Mapping[str, Any], source: str) -> Pipeline:
     made = set(PLACED)
     for label, given in document["tasks"].items():
         where = f"{source}: tasks.{label}"
-        _known(where, given, {"step", "function", "dimensions", "inputs", "outputs"}, {"cluster", "site", "settings"})
+        _known(where, given, {"step", "function", "dimensions", "inputs", "outputs"}, {"cluster", "site", "settings", "config"})
         if given["step"] not in STEPS:
             raise DefinitionError(f"{where}.step: unknown step {given['step']!r}; known: {', '.join(STEPS)}")
         inputs = []
@@ -182,12 +197,13 @@ def parse(document: Mapping[str, Any], source: str) -> Pipeline:
             raise DefinitionError(f"{where}.dimensions: a task needs at least one dimension")
         cluster = _ordered(where, given.get("cluster", given["dimensions"]))
         _implied(f"{where}.cluster:", set(cluster), dimensions)
-        central = given.get("site", "all") == "central"
+        place = given.get("site", "all")
+        if place not in PLACES:
+            raise DefinitionError(f"{where}.site: {place!r} is not one of {', '.join(PLACES)}")
         outputs = tuple(given["outputs"])
+        settings, section = given.get("settings"), given.get("config", label)
         tasks.append(
-            Task(
-                label, given["step"], given["function"], dimensions, tuple(inputs), outputs, cluster, central, given.get("settings")
-            )
+            Task(label, given["step"], given["function"], dimensions, tuple(inputs), outputs, cluster, place, settings, section)
         )
     return Pipeline(kinds, tuple(tasks))
 

@@ -84,9 +84,10 @@ class Driver:
 
         Raises LeaseError when another driver is at work, CampaignError when the campaign is not this one.
         """
-        for step in (through, only_step):
-            if step is not None and step not in definition.STEPS:
-                raise CampaignError(f"unknown step {step!r}; known steps: {', '.join(definition.STEPS)}")
+        try:
+            last, only = definition.steps(through)[-1] if through else None, definition.steps(only_step) if only_step else None
+        except ValueError as error:
+            raise CampaignError(str(error)) from None
         if only_site is not None:
             self.lake.site(only_site)
         os.environ.update(execute.WORKER_ENVIRONMENT)
@@ -101,7 +102,7 @@ class Driver:
             }  # fmt: skip
             partial = through or only_step or only_site
             try:
-                self._drive(through, only_step, only_site)
+                self._drive(last, only, only_site)
             except Stopped as stop:
                 self.outcome.stopped = str(stop)
             except BaseException as error:
@@ -165,24 +166,24 @@ class Driver:
 
     # -- the plan ------------------------------------------------------------------------------------------------------
 
-    def _drive(self, through: str | None, only_step: str | None, only_site: str | None) -> None:
+    def _drive(self, through: str | None, only: Sequence[str] | None, only_site: str | None) -> None:
         with self._timed("recover"):
             healed = heal.heal(self.lake, self.runners, self.progress)
         self.outcome.healed += healed.done
         with self._timed("inception"):
             inception.fill(self.lake, self.campaign, self.pipeline, self.progress)
-        for kind, names in placement.PLAN:
+        for kind, names in placement.PLANS[self.campaign.calibration]:
             if self.outcome.problems:
                 break
             if kind == "move":
-                if only_step is None:
+                if only is None:
                     with self._timed(*names):
                         self._move(*names)
                 continue
             steps = names[: names.index(through) + 1] if through in names else names
             sites = [self.lake.central.name] if kind == "central" else list(self.campaign.sites)
             self._steps(
-                [step for step in steps if only_step in (None, step)], [site for site in sites if only_site in (None, site)]
+                [step for step in steps if only is None or step in only], [site for site in sites if only_site in (None, site)]
             )
             if through in names:
                 break

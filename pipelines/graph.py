@@ -73,7 +73,7 @@ def predict(site: Site, pipeline: Pipeline, campaign: Campaign) -> tuple[pa.Tabl
         for central in (False, True) if site.central else (False,):
             _footprint(con, campaign, campaign.tracts if central else share.processed)
             for task in pipeline.tasks:
-                if task.central == central:
+                if campaign.runs_centrally(task) == central:
                     table = _quanta(con, campaign, task)
                     quanta.append(table)
                     con.register("q", table)

@@ -73,7 +73,7 @@ class Jobs:
 
     def _quantum(self, task: Task, row: dict[str, Any]) -> Quantum:
         data_id = {c: row[c] for c in schemas.DATA_ID if row[c] is not None}
-        config = self.campaign.config.get(task.label, {})
+        config = self.campaign.config.get(task.section, {})
         return Quantum(row["quantum_id"], task.label, data_id, config, self.context(data_id))
 
     def context(self, data_id: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

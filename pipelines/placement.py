@@ -2,8 +2,11 @@
 
 place     raws, calibrations, reference stars and the software fingerprint, from where they were taken in to every site that
           needs them
-fan-in    the three star catalogues to the central site; astrometric fits to every other site that shares visits
-fan-out   the photometric solution to every site that has the visits
+fan-in    the three star catalogues to the central site, or what every site made of its own (calibration.mode partial: the normal
+          equations of its tracts); astrometric fits to every other site that shares visits
+solution  (partial) the global solution to every site, which judges its own stars by it
+residuals (partial) what is left of every detector and visit, and the standard stars, to the central site
+fan-out   the zero points to every site that has the visits
 return    products and metrics to the central site
 rules     what the campaign's own section ``rules`` says, at the end of every run
 
@@ -21,22 +24,45 @@ from lake.site import Lake
 from pipelines.campaign import Campaign, CampaignError
 from pipelines.definition import Pipeline
 
-PHASES = ("place", "fan-in", "fan-out", "return")
+PHASES = ("place", "fan-in", "solution", "residuals", "fan-out", "return")
 #: The phase of the rules that a campaign declares itself.
 OWN = "rules"
-
-#: What a campaign does, in order: move a phase's datasets; steps that every site runs on its own; steps of the central site.
-PLAN: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("move", ("place",)),
-    ("steps", ("step1", "step2a", "step2b")),
-    ("move", ("fan-in",)),
-    ("central", ("step2c",)),
+Plan = tuple[tuple[str, tuple[str, ...]], ...]
+_BEGIN: Plan = (("move", ("place",)), ("steps", ("step1", "step2a", "step2b")))
+_END: Plan = (
     ("move", ("fan-out",)),
     ("steps", ("step2d", "step2e", "step3", "step4", "step5", "step6")),
     ("move", ("return",)),
     ("central", ("step7",)),
     ("move", (OWN,)),
 )
+
+#: What a campaign does, in order, by the mode of its calibration: move a phase's datasets; steps that every site runs on its own;
+#: steps of the central site.
+PLANS: dict[str, Plan] = {
+    "catalogue": (
+        *_BEGIN,
+        ("move", ("fan-in",)),
+        ("central", ("step2c.equations", "step2c.solution", "step2c.standards", "step2c.zero_points")),
+        *_END,
+    ),
+    "partial": (
+        *_BEGIN,
+        ("steps", ("step2c.equations",)),
+        ("move", ("fan-in",)),
+        ("central", ("step2c.solution",)),
+        ("move", ("solution",)),
+        ("steps", ("step2c.standards",)),
+        ("move", ("residuals",)),
+        ("central", ("step2c.zero_points",)),
+        *_END,
+    ),
+}
+#: What is fanned in for the calibration, by its mode, beside the summaries of visits.
+STARS = {
+    "catalogue": ["isolated_star", "isolated_star_association"],
+    "partial": ["normal_term", "normal_equation", "visit_scatter"],
+}
 
 #: What an entry of a campaign's ``rules`` may say, and the kind of each; the first four it must say.
 KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -88,11 +114,15 @@ def rules(phase: str, pipeline: Pipeline, campaign: Campaign, central: str) -> l
                 add("reference stars", ["reference_star"], f"tract IN ({touched})", source, site)
                 add("raws", ["raw"], f"visit IN ({visits})", source, site)
         elif phase == "fan-in":
-            add("stars", ["isolated_star", "isolated_star_association"], f"tract IN ({own})", site, central)
+            add("stars", STARS[campaign.calibration], f"tract IN ({own})", site, central)
             add("summaries", ["preliminary_visit_summary"], "true", site, central)
             for other, theirs in campaign.sites.items():
                 shared = f"SELECT tract FROM visit_detector_patch WHERE visit IN ({_visits(campaign, theirs.processed)})"
                 add("astrometry", ["visit_wcs"], f"tract IN ({own}) AND tract IN ({shared})", site, other)
+        elif phase == "solution" and campaign.calibration == "partial":
+            add("solution", ["calib_visit", "calib_flat"], "true", central, site)
+        elif phase == "residuals" and campaign.calibration == "partial":
+            add("residuals", ["standard_star", "calib_residual", "calib_residual_map"], f"tract IN ({own})", site, central)
         elif phase == "fan-out":
             add("photometry", ["photo_calib"], f"visit IN ({visits})", central, site)
         elif phase == "return":

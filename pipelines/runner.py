@@ -146,7 +146,7 @@ class SiteRunner:
         """Run every task of a step at this site to its end."""
         self._jobs = Jobs(self.site, self.pipeline, self.campaign)  # dimension records may have come since the last step
         for task in self.pipeline.step(step):
-            if not task.central or self.site.central:
+            if self.site.central or not self.campaign.runs_centrally(task):
                 self.run_task(task)
         upkeep.tend(self.site)
 

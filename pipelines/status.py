@@ -54,7 +54,8 @@ def failures(lake: Lake, name: str, step: str | None, site: str | None = None) -
     given = campaigns.parse(definition_of(lake, name), name)
     sql = Path(__file__).with_name("runner.sql").read_text() + (
         "SELECT step, task, quantum_id, visit, detector, band, tract, patch, tried, reason FROM state "
-        "WHERE failed AND ($step IS NULL OR step = $step) ORDER BY step, tried = 0, task, job, quantum_id LIMIT 200"
+        "WHERE failed AND ($step IS NULL OR step = $step OR starts_with(step, $step || '.')) "
+        "ORDER BY step, tried = 0, task, job, quantum_id LIMIT 200"
     )
     rows: Rows = []
     for member in given.sites:

@@ -13,12 +13,14 @@ from pipelines.journal import Journal, definition_of, latest, now, who
 
 
 def _steps(lake: Lake, campaign: str, step: str, site: str | None) -> list[dict[str, object]]:
-    """The latest event of a step at the sites meant; CampaignError when it has not been reached."""
-    if step not in definition.STEPS:
-        raise CampaignError(f"unknown step {step!r}; known steps: {', '.join(definition.STEPS)}")
+    """The latest event of a step (of every part of it) at the sites meant; CampaignError when it has not been reached."""
+    try:
+        meant = definition.steps(step)
+    except ValueError as error:
+        raise CampaignError(str(error)) from None
     if site is not None:
         lake.site(site)
-    rows = [row for row in latest(lake, "step", "step, site", campaign) if row["step"] == step and site in (None, row["site"])]
+    rows = [row for row in latest(lake, "step", "step, site", campaign) if row["step"] in meant and site in (None, row["site"])]
     if not rows:
         raise CampaignError(f"{step} has not started{f' at {site}' if site else ''} in campaign {campaign}")
     return rows
@@ -29,15 +31,15 @@ def decide(lake: Lake, campaign: str, step: str, site: str | None, state: str, w
     rows = _steps(lake, campaign, step, site)
     for row in rows:
         if row["state"] == "running" and state == "accepted":
-            raise CampaignError(f"{step} at {row['site']} is running; wait, or pause the campaign first")
+            raise CampaignError(f"{row['step']} at {row['site']} is running; wait, or pause the campaign first")
     journal = Journal(lake, campaign)
     lines = []
     for row in rows:
         journal.write(
-            "step", step=step, site=row["site"], state=state, quanta=row["quanta"], succeeded=row["succeeded"],
+            "step", step=row["step"], site=row["site"], state=state, quanta=row["quanta"], succeeded=row["succeeded"],
             failed=row["failed"], who=who(), why=why,
         )  # fmt: skip
-        lines.append(f"{step} at {row['site']}: {state} ({row['failed'] or 0} of {row['quanta'] or 0} quanta failed)")
+        lines.append(f"{row['step']} at {row['site']}: {state} ({row['failed'] or 0} of {row['quanta'] or 0} quanta failed)")
     journal.flush()
     return lines
 
@@ -57,14 +59,15 @@ def retry(lake: Lake, campaign: str, step: str, site: str | None, why: str | Non
         with delta.cursor() as con:
             delta.view(con, target, "attempt")
             failed = con.sql(
-                "SELECT quantum_id, task, job FROM attempt WHERE campaign = $campaign AND step = $step GROUP BY ALL "
+                "SELECT quantum_id, step, task, job FROM attempt "
+                "WHERE campaign = $campaign AND step IN (SELECT unnest($steps)) GROUP BY ALL "
                 "HAVING NOT bool_or(state IN ('succeeded', 'no_work')) AND arg_max(state, noted_at) IN ('failed', 'blocked') "
                 "ORDER BY 1",
-                params={"campaign": campaign, "step": step},
+                params={"campaign": campaign, "steps": list(definition.steps(step))},
             ).to_arrow_table()
         rows = [
             {
-                "quantum_id": row["quantum_id"], "campaign": campaign, "step": step, "task": row["task"], "job": row["job"],
+                "quantum_id": row["quantum_id"], "campaign": campaign, "step": row["step"], "task": row["task"], "job": row["job"],
                 "attempt": 0, "state": "reset", "reason": f"{who()}: {why or 'retry'}", "noted_at": now(),
             }
             for row in failed.to_pylist()

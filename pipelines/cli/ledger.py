@@ -36,7 +36,8 @@ def command(lake: Path, campaign: str | None, site: str | None, step: str | None
     opened = Lake.open(lake)
     if site is not None:
         opened.site(site)
-    if step is not None and step not in ledger.STEPS:
+    steps = [name for name in ledger.STEPS if step is None or name == step or name.startswith(f"{step}.")]
+    if not steps:
         raise click.UsageError(f"no step {step!r}; known: {', '.join(ledger.STEPS)}")
     verdict = ledger.ledger(opened, known_campaign(opened, campaign), None if no_storage else audit.quick)
     if raws:
@@ -46,7 +47,7 @@ def command(lake: Path, campaign: str | None, site: str | None, step: str | None
             ["exposure", "detector", "origin", "state", "reached", "stopped_site", "stopped_type", "reason"],
         )
     else:
-        rows = [row for row in verdict.rows if site in (None, row["site"]) and step in (None, row["step"])]
+        rows = [row for row in verdict.rows if site in (None, row["site"]) and row["step"] in steps]
         states = [s for s in ledger.STATES if form != "table" or s == "visible" or any(row[s] for row in rows)]
         more = [name for name in ("in_archive", "accepted") if form != "table" or any(row[name] for row in rows)]
         emit(rows, form, ["site", "step", "dataset_type", "expected", *states, "bytes", *more, "reconciled"])

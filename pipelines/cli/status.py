@@ -32,11 +32,14 @@ def command(
     from lake.site import Lake
     from pipelines import status
     from pipelines.campaign import CampaignError
-    from pipelines.definition import STEPS
+    from pipelines.definition import steps
 
     opened = Lake.open(lake)
-    if step is not None and step not in STEPS:
-        raise CampaignError(f"unknown step {step!r}; known steps: {', '.join(STEPS)}")
+    if step is not None:
+        try:
+            steps(step)
+        except ValueError as error:
+            raise CampaignError(str(error)) from None
     if site is not None:
         opened.site(site)
     name = known_campaign(opened, campaign)

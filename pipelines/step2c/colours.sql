@@ -1,13 +1,15 @@
 -- colour: of each star, from its own mean magnitudes where both are good, else from the reference catalogue.
--- inputs: residual (empty before the first solution), star, reference_magnitude; $blue, $red: bands; $error: largest error of a mean
+-- inputs: residual (empty in the first round), star, reference_magnitude; $blue, $red: bands; $error: largest error of a mean
 -- grain: one row per isolatedStarId
 CREATE OR REPLACE TEMP TABLE colour AS
-WITH own AS (
-  SELECT s.isolatedStarId,
-         max(r.mean) FILTER (s.band = $blue) - max(r.mean) FILTER (s.band = $red) AS colour
-  FROM residual r
+WITH mean AS (
+  SELECT DISTINCT star, mean, s FROM residual WHERE band IN ($blue, $red)
+),
+own AS (
+  SELECT s.isolatedStarId, max(r.mean) FILTER (s.band = $blue) - max(r.mean) FILTER (s.band = $red) AS colour
+  FROM mean r
   JOIN star s USING (star)
-  WHERE s.band IN ($blue, $red) AND 1 / sqrt(r.s) <= $error
+  WHERE 1 / sqrt(r.s) <= $error
   GROUP BY s.isolatedStarId
 ),
 catalogue AS (

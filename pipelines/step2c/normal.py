@@ -1,113 +1,128 @@
-"""The normal equations of the photometric fit: assembled in SQL, brought from blocks to unknowns, solved.
+"""Sparse symmetric systems of normal equations: solved, and the errors of what they say.
 
-With weights w, terms a and star magnitudes eliminated (S = sum w, T = sum w m, U = sum w a over a star),
-
-    N = sum_i [ sum_j w a a^T - U_i U_i^T / S_i ],   r = sum_i [ sum_j w m a - U_i T_i / S_i ],   N p = -r.
-
-SQL gives N and r for the zero point and the colour slope of every block (a (visit, detector)); these are linear in the
-unknowns p, so N_p = P^T N P. Its sums are of integers (fixed_point.sql): they add up over any partition of the stars.
+Small systems are solved by Cholesky, with the whole inverse. Large ones, nearly all of them zero points of visits, by conjugate
+gradients: the preconditioner takes the many unknowns for uncoupled among themselves and solves for the few others (flats,
+nights, colours) exactly, which leaves the graph of visits that share stars. Their variances come from random vectors of
+signs (Hutchinson 1990; Bekas, Kokiopoulou & Saad 2007).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csc_array, csr_array, diags_array
-from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import splu
-
-from pipelines.step2c.statement import statement
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array, diags_array
 
 Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class System:
-    """Normal matrix (2 B, 2 B) and right-hand side (2 B,) over zero points (first B) and slopes of the blocks;
-    ``shared``: pairs of blocks and the number of stars they share, (i, j, stars); ``stars`` (B,) fitted in each block."""
-
-    matrix: csr_array
-    right: Array
-    shared: tuple[IntArray, IntArray, IntArray]
-    stars: IntArray
+class NotSolved(ArithmeticError):
+    """The equations have no solution, or none was found; the message says what was reached."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Zero point and slope of each block (2 B,), the unknowns (P,), and a function for variances."""
+    """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly)."""
 
-    blocks: Array
     unknowns: Array
-    factor: Any
-    terms: csr_array
-
-    def variance(self, rows: csr_array) -> Array:
-        """Variances of linear combinations of the unknowns (R, P), from the inverse of the normal matrix."""
-        result = np.empty(rows.shape[0])
-        for start in range(0, rows.shape[0], 512):
-            part = rows[start : start + 512].toarray()
-            result[start : start + 512] = np.sum(part * self.factor.solve(np.ascontiguousarray(part.T)).T, axis=1)
-        return result
-
-    def unknown_variance(self) -> Array:
-        """Variance of each unknown (P,)."""
-        return self.variance(csr_array(diags_array(np.ones(len(self.unknowns)))))
-
-    def block_variance(self) -> Array:
-        """Variance of the zero point of each block (B,)."""
-        return self.variance(self.terms[: self.terms.shape[0] // 2])
+    variances: Array
+    iterations: int
 
 
-def assemble(con: duckdb.DuckDBPyConnection, blocks: int) -> System:
-    """Run the SQL over this round's ``weighted`` observations."""
-    con.execute(statement("star_sums"))
-    own = con.sql(statement("block_sums")).fetchnumpy()
-    pair = con.sql(statement("normal_equations")).fetchnumpy()
-    b = np.asarray(own["block"], np.int64)
-    i, j = np.asarray(pair["i"], np.int64), np.asarray(pair["j"], np.int64)
-    stars = np.zeros(blocks, np.int64)
-    stars[b] = own["stars"]
-    right = np.zeros(2 * blocks)
-    right[b], right[blocks + b] = own["r1"], own["rc"]
-    # upper triangle of the block pairs; where i < j the mirror image follows, for colours are the star's own
-    parts = [(b, b, own["n11"]), (b, blocks + b, own["n1c"]), (blocks + b, b, own["n1c"]), (blocks + b, blocks + b, own["ncc"])]
-    for x, y in ((i, j), (j[i < j], i[i < j])):
-        of = slice(None) if len(x) == len(i) and x is i else i < j
-        parts += [(x, y, -pair["n11"][of]), (x, blocks + y, -pair["n1c"][of]), (blocks + x, y, -pair["n1c"][of]),
-                  (blocks + x, blocks + y, -pair["ncc"][of])]  # fmt: skip
-    row, column, value = (np.concatenate([part[k] for part in parts]) for k in range(3))
-    matrix = coo_array((value, (row, column)), shape=(2 * blocks, 2 * blocks)).tocsr()
-    return System(matrix, right, (i, j, np.asarray(pair["stars"], np.int64)), stars)
+def solve(matrix: csr_array, right: Array, many: Mask, direct: int, tolerance: float, probes: int) -> Solution:
+    """Solve ``matrix`` (P, P; positive definite) p = ``right`` (P,); ``many`` (P,) tells the many unknowns from the few.
 
+    Without ``probes`` the variances of a large system are the least that they can be.
 
-def solve(system: System, terms: csr_array, prior: csr_array, target: Array, error: Array) -> Solution:
-    """The most probable unknowns: ``terms`` (2 B, P) make the blocks of them, ``prior`` (Q, P) is known to be ``target``."""
-    weight = diags_array(error**-2)
-    matrix = terms.T @ system.matrix @ terms + prior.T @ weight @ prior
-    right = prior.T @ (weight @ target) - terms.T @ system.right
-    factor = splu(csc_array(matrix), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True, "DiagPivotThresh": 0.0})
-    unknowns = factor.solve(right)
-    unknowns += factor.solve(right - matrix @ unknowns)  # one step of refinement
-    return Solution(terms @ unknowns, unknowns, factor, terms)
-
-
-def components(system: System, visit: IntArray, reference: Mask, enough: int) -> tuple[IntArray, Mask]:
-    """Component of each block, and whether ``enough`` reference stars tie it: visits are connected by the stars they share.
-
-    The detectors of a visit are one whole; the reference catalogue connects nothing, it ties.
+    NotSolved where the matrix is not positive definite, or the residual does not fall below ``tolerance`` of the right side.
     """
-    i, j, stars = system.shared
-    numbers, whole = np.unique(visit, return_inverse=True)
-    real = ~reference[i] & ~reference[j]
-    edges = coo_array((np.ones(int(real.sum()), np.int8), (whole[i[real]], whole[j[real]])), shape=(len(numbers),) * 2)
-    component = connected_components(edges, directed=False)[1][whole]
-    tie = reference[i] != reference[j]
-    inner = np.where(reference[i[tie]], j[tie], i[tie])
-    found = np.bincount(component[inner], stars[tie], int(component.max(initial=-1)) + 1)
-    return np.asarray(component, np.int64), np.asarray((found >= enough)[component] & ~reference)
+    if not np.all(np.isfinite(right)) or not np.all(matrix.diagonal() > 0):
+        raise NotSolved("an unknown of the photometric solution has neither data nor a prior")
+    if matrix.shape[0] <= direct:
+        return _directly(matrix, right)
+    precondition = Uncoupled(matrix, many)
+    unknowns, iterations = conjugate_gradients(matrix, right[:, None], precondition, tolerance)
+    if not probes:
+        return Solution(unknowns[:, 0], 1.0 / matrix.diagonal(), iterations)
+    signs = np.random.default_rng(20260910).choice([-1.0, 1.0], (matrix.shape[0], probes))
+    # what the preconditioner says is exact where visits do not share stars: only the difference is estimated
+    solved, _ = conjugate_gradients(matrix, signs, precondition, 1e-4)
+    rough = precondition(signs)
+    variances = precondition.diagonal() + np.mean(signs * (solved - rough), axis=1)
+    floor = 1.0 / matrix.diagonal()
+    return Solution(unknowns[:, 0], np.maximum(variances, floor), iterations)
+
+
+def _directly(matrix: csr_array, right: Array) -> Solution:
+    try:
+        factor = cho_factor(matrix.toarray(), lower=True)
+    except np.linalg.LinAlgError as error:
+        raise NotSolved(f"the normal equations are not positive definite: {error}") from None
+    unknowns = cho_solve(factor, right)
+    unknowns += cho_solve(factor, right - matrix @ unknowns)  # one step of refinement
+    return Solution(unknowns, np.diag(cho_solve(factor, np.eye(len(right)))).copy(), 0)
+
+
+def conjugate_gradients(
+    matrix: csr_array, right: Array, precondition: Callable[[Array], Array], tolerance: float, limit: int = 2000
+) -> tuple[Array, int]:
+    """Solve for several right-hand sides (P, K) at once (Hestenes & Stiefel 1952); NotSolved after ``limit`` iterations."""
+    x = np.zeros_like(right)
+    r = right.copy()
+    z = precondition(r)
+    p = z.copy()
+    rz = np.einsum("ik,ik->k", r, z)
+    goal = tolerance * np.maximum(np.linalg.norm(right, axis=0), np.finfo(float).tiny)
+    for iteration in range(1, limit + 1):
+        q = matrix @ p
+        pq = np.einsum("ik,ik->k", p, q)
+        step = np.divide(rz, pq, out=np.zeros_like(rz), where=pq > 0)
+        x += step * p
+        r -= step * q
+        if np.all(np.linalg.norm(r, axis=0) <= goal):
+            return x, iteration
+        z = precondition(r)
+        before, rz = rz, np.einsum("ik,ik->k", r, z)
+        p = z + np.divide(rz, before, out=np.zeros_like(rz), where=before > 0) * p
+    left = float(np.max(np.linalg.norm(r, axis=0) / np.maximum(goal / tolerance, np.finfo(float).tiny)))
+    raise NotSolved(f"the photometric solution did not converge: residual {left:.1e} after {limit} iterations")
+
+
+class Uncoupled:
+    """The inverse of a matrix (P, P) without what couples the many unknowns among themselves.
+
+    With A = diag(many), B the coupling (few, many) and C among the few, the Schur complement C - B A^-1 B^T is solved exactly.
+    What is left out are negative numbers off the diagonal (visits that share stars), so it stays positive definite.
+    """
+
+    def __init__(self, matrix: csr_array, many: Mask) -> None:
+        self.many, self.few = np.flatnonzero(many), np.flatnonzero(~many)
+        self.inverse = 1.0 / matrix.diagonal()[self.many]
+        rows = csr_array(matrix[self.few])
+        self.coupling = csr_array(rows[:, self.many])
+        schur = rows[:, self.few].toarray() - (self.coupling @ diags_array(self.inverse) @ self.coupling.T).toarray()
+        values, vectors = np.linalg.eigh(0.5 * (schur + schur.T))
+        self.schur = (vectors / np.maximum(values, 1e-12 * values.max(initial=1.0))) @ vectors.T
+
+    def __call__(self, r: Array) -> Array:
+        """Apply to vectors (P, K)."""
+        z = np.empty_like(r)
+        own = self.inverse[:, None] * r[self.many]
+        z[self.few] = self.schur @ (r[self.few] - self.coupling @ own)
+        z[self.many] = own - self.inverse[:, None] * (self.coupling.T @ z[self.few])
+        return z
+
+    def diagonal(self) -> Array:
+        """Its diagonal (P,)."""
+        result = np.empty(len(self.many) + len(self.few))
+        result[self.few] = np.diag(self.schur)
+        columns = csr_array(self.coupling.T)
+        for start in range(0, len(self.many), 4096):
+            part = columns[start : start + 4096].toarray()
+            inverse = self.inverse[start : start + 4096]
+            result[self.many[start : start + 4096]] = inverse + inverse**2 * np.einsum("ik,ik->i", part @ self.schur, part)
+        return result

@@ -1,12 +1,34 @@
--- normal_equations: what eliminating the stars subtracts from the normal equations of two blocks that share stars:
---   sum over stars of w_i w_j / S, and the same times c and c^2 (the colour is the star's own).
--- inputs: weighted, star_sum
--- grain: one row per pair of blocks, i <= j
-SELECT a.block AS i, b.block AS j, count(*) AS stars,
-       total(a.w * b.w / s) AS n11, total(a.w * b.w / s * a.c) AS n1c, total(a.w * b.w / s * a.c * a.c) AS ncc
-FROM weighted a
-JOIN weighted b ON a.star = b.star AND a.block <= b.block
-JOIN star_sum t ON t.star = a.star
-WHERE a.used AND b.used AND a.fitted AND b.fitted
-GROUP BY a.block, b.block
+-- normal_equations: N = sum over observations of w a a^T - sum over stars of U U^T / S, between terms i <= j that share stars; times 1
+--   (n11), the star's colour c (n1c) and c^2 (ncc). Flats have no part in colours. stars: how many two visits share.
+-- inputs: visit_row, flat_row
+-- grain: one row per pair of terms
+WITH parts AS (
+  SELECT a.term AS i, b.term AS j, 0 :: HUGEINT AS stars,
+         sum(fixed(a.w * a.a * b.a)) AS n11, sum(fixed(a.w * a.a * b.a * a.c)) AS n1c, sum(fixed(a.w * a.a * b.a * a.c * a.c)) AS ncc
+  FROM visit_row a JOIN visit_row b ON a.star = b.star AND a.visit = b.visit AND a.term <= b.term
+  GROUP BY a.term, b.term
+  UNION ALL
+  SELECT a.term, b.term, 0, sum(fixed(a.w * a.a * b.a)), sum(fixed(a.w * a.a * b.a * a.c)), 0
+  FROM visit_row a JOIN flat_row b ON a.star = b.star AND a.visit = b.visit
+  GROUP BY a.term, b.term
+  UNION ALL
+  SELECT a.term, b.term, 0, sum(fixed(a.w * a.a * b.a)), 0, 0
+  FROM flat_row a JOIN flat_row b ON a.star = b.star AND a.visit = b.visit AND a.term <= b.term
+  GROUP BY a.term, b.term
+  UNION ALL
+  SELECT a.term, b.term, count(*), -sum(fixed(a.u * b.u)), -sum(fixed(a.u * b.u * a.c)), -sum(fixed(a.u * b.u * a.c * a.c))
+  FROM visit_row a JOIN visit_row b ON a.star = b.star AND a.term <= b.term
+  GROUP BY a.term, b.term
+  UNION ALL
+  SELECT a.term, b.term, 0, -sum(fixed(a.u * b.u)), -sum(fixed(a.u * b.u * a.c)), 0
+  FROM visit_row a JOIN flat_row b ON a.star = b.star
+  GROUP BY a.term, b.term
+  UNION ALL
+  SELECT a.term, b.term, 0, -sum(fixed(a.u * b.u)), 0, 0
+  FROM flat_row a JOIN flat_row b ON a.star = b.star AND a.term <= b.term
+  GROUP BY a.term, b.term
+)
+SELECT i, j, CAST(sum(stars) AS BIGINT) AS stars, whole(sum(n11)) AS n11, whole(sum(n1c)) AS n1c, whole(sum(ncc)) AS ncc
+FROM parts
+GROUP BY i, j
 ORDER BY i, j

@@ -1,8 +1,6 @@
-"""What is fitted: visits, blocks, stars and observations as tables, the reference catalogue matched to the stars."""
+"""What is fitted of one tract: visits, stars and observations as tables, the reference catalogue matched to the stars."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -10,51 +8,73 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pipelines import instrument
-from pipelines.step2c.settings import EXTINCTION, ZERO_POINT, Settings
+from pipelines.step2c.camera import Camera
+from pipelines.step2c.settings import Settings
 from pipelines.step2c.statement import statement
 from pipelines.wcs import SkyWcs
 
 Array = NDArray[np.float64]
+INPUTS = ("isolated_star", "isolated_star_association", "preliminary_visit_summary", "reference_star")
 
 
-def prepare(con: duckdb.DuckDBPyConnection, settings: Settings) -> Settings:
-    """Make the tables visit, block, association, star, observation, reference_magnitude; and clipped, unfit, residual, empty.
-
-    Returns the settings with what the camera's own file says of its colours.
-    """
-    camera = _camera(con)
-    con.register("filter_prior", _filters(con, camera))
-    con.execute(statement("visits"), {"epochs": list(settings.flat_epochs)})
-    for name in ("associations", "stars", "blocks"):
-        con.execute(statement(name))
+def prepare(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
+    """Make the tables visit, suspect, association, star, reference_magnitude and observation from the inputs (views on ``con``)."""
+    con.execute(statement("fixed_point"))
+    register_visits(con, camera, settings)
+    con.register("focal_plane", camera.focal_plane)
+    con.register("suspect", suspects(con, camera, settings))
+    con.execute(statement("associations"))
+    con.execute(statement("stars"))
     con.register("reference_match", _references(con, settings))
     con.execute(statement("reference_magnitudes"))
     con.execute(statement("observations"))
-    con.execute("CREATE OR REPLACE TEMP TABLE clipped AS SELECT star, block FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE unfit AS SELECT star FROM observation LIMIT 0")
-    con.execute("CREATE OR REPLACE TEMP TABLE residual AS SELECT star, m AS mean, m AS s FROM observation LIMIT 0")
-    if settings.reference_colour is None and camera and any(f.colour_term for f in camera.filters.values()):
-        return replace(settings, reference_colour=camera.reference_colour)
-    return settings
 
 
-def _camera(con: duckdb.DuckDBPyConnection) -> instrument.Instrument | None:
-    """The camera's file; None for a camera without one."""
-    row = con.sql("SELECT min(instrument) FROM preliminary_visit_summary").fetchall()
-    try:
-        return instrument.load(row[0][0]) if row[0][0] else None
-    except instrument.InstrumentError:
-        return None
-
-
-def _filters(con: duckdb.DuckDBPyConnection, camera: instrument.Instrument | None) -> pa.Table:
-    """Nominal zero point (1 e-/s above the atmosphere) and extinction by band."""
+def register_visits(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
+    """Make the table visit from ``preliminary_visit_summary``."""
     bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM preliminary_visit_summary ORDER BY band").fetchall()]
-    of_camera = {f.band: (f.zero_point, f.extinction) for f in camera.filters.values()} if camera else {}
-    values = [of_camera.get(band, (ZERO_POINT, EXTINCTION.get(band, 0.1))) for band in bands]
-    columns = [pa.array(bands, pa.string()), *(pa.array([v[k] for v in values], pa.float64()) for k in range(2))]
-    return pa.table(columns, ["band", "zero_point", "extinction"])
+    con.register("filter_prior", camera.filters(bands))
+    con.execute(statement("visits"), {"epochs": list(settings.flat_epochs)})
+
+
+def suspects(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> pa.Table:
+    """Visits that may not be photometric, by their preliminary zero points alone: (visit, clouded).
+
+    They have none, lie below the filter's nominal one, or show a plane over the field that is larger than noise makes it on
+    average; ``clouded`` are those whose plane is significant and large. Too many are better than too few: a term that is not
+    needed is left out of the solution. What a visit's summary says is the same at every site, so that all tracts keep the same
+    terms for it.
+    """
+    dim = f"NOT known OR depth > {settings.suspect_depth}"
+    found = {row[0]: False for row in con.sql(f"SELECT visit FROM visit WHERE {dim} ORDER BY visit").fetchall()}
+    rows = con.sql(
+        "SELECT s.visit, s.zeroPoint - v.prior AS z, f.x0, f.y0 FROM preliminary_visit_summary s JOIN visit v USING (visit) "
+        "JOIN focal_plane f USING (detector) WHERE isfinite(s.zeroPoint) ORDER BY s.visit, s.detector"
+    ).fetchnumpy()
+    visits, own, count = np.unique(np.asarray(rows["visit"]), return_inverse=True, return_counts=True)
+    if len(visits):
+        plane, noise = _planes(own, count, rows)
+        found |= dict.fromkeys(visits[plane > np.maximum(1.5 * noise, settings.suspect_gradient**2)].tolist(), False)
+        found |= dict.fromkeys(visits[plane > np.maximum(12.0 * noise, settings.cloud_tilt**2)].tolist(), True)
+    names = sorted(found)
+    return pa.table({"visit": pa.array(names, pa.int64()), "clouded": pa.array([found[v] for v in names], pa.bool_())})
+
+
+def _planes(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Array]) -> tuple[Array, Array]:
+    """Mean square of the plane in the zero points of each visit's detectors, and what noise would make of it (mag^2)."""
+    z, x, y = (np.asarray(rows[name], float) for name in ("z", "x0", "y0"))
+
+    def mean(value: Array) -> Array:
+        return np.bincount(own, value, len(count)) / count
+
+    z, x, y = (value - mean(value)[own] for value in (z, x, y))
+    xx, xy, yy, xz, yz, zz = mean(x * x), mean(x * y), mean(y * y), mean(x * z), mean(y * z), mean(z * z)
+    det = xx * yy - xy * xy
+    narrow = (count < 5) | (det <= 1e-9 * (xx + yy) ** 2)
+    det = np.where(narrow, 1.0, det)
+    gx, gy = (yy * xz - xy * yz) / det, (xx * yz - xy * xz) / det
+    plane = np.where(narrow, 0.0, np.maximum(gx * xz + gy * yz, 0.0))
+    return plane, np.maximum(zz - plane, 0.0) * 2.0 / np.maximum(count - 3, 1)
 
 
 def _references(con: duckdb.DuckDBPyConnection, settings: Settings) -> pa.Table:

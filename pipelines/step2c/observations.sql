@@ -1,17 +1,23 @@
--- observation: magnitudes to be fitted, by the preliminary zero points; those of the reference catalogue are observations too.
---   s2 is the variance from photons alone (of the catalogue, as it states it).
--- inputs: association, star, block, visit, reference_magnitude
--- grain: one row per star and block
+-- observation: magnitudes to be fitted, by the preliminary zero points. The reference catalogue of a band is a visit (-1, -2, ...) of one
+--   detector (-1). s2 is the variance from photons alone (of the catalogue, as it states it); xi, eta: place in the focal plane
+--   (deg); px, py: place on the detector, -1 to 1; gradient: the visit gets terms for a gradient over the field; clouded: it surely needs them.
+-- inputs: association, star, visit, suspect(visit, clouded), reference_magnitude, focal_plane(detector, x0, y0, xx, xy, yx, yy, cx, cy)
+-- grain: one row per star and visit
 CREATE OR REPLACE TEMP TABLE observation AS
-SELECT s.star, b.block, v.prior - 2.5 * log10(a.instFlux) AS m,
-       pow(2.5 / ln(10) * a.instFluxErr / a.instFlux, 2) AS s2
+SELECT s.star, a.visit, a.detector, v.prior - 2.5 * log10(a.instFlux) AS m,
+       pow(2.5 / ln(10) * a.instFluxErr / a.instFlux, 2) AS s2,
+       f.x0 + f.xx * (a.x - f.cx) + f.xy * (a.y - f.cy) AS xi,
+       f.y0 + f.yx * (a.x - f.cx) + f.yy * (a.y - f.cy) AS eta,
+       (a.x - f.cx) / (f.cx + 0.5) AS px,
+       (a.y - f.cy) / (f.cy + 0.5) AS py,
+       q.visit IS NOT NULL AND f.detector IS NOT NULL AS gradient,
+       coalesce(q.clouded, false) AS clouded
 FROM association a
 JOIN star s USING (isolatedStarId, band)
-JOIN block b USING (visit, detector)
 JOIN visit v USING (visit)
+LEFT JOIN suspect q USING (visit)
+LEFT JOIN focal_plane f ON f.detector = a.detector
 UNION ALL
-SELECT s.star, b.block, r.mag, r.magErr * r.magErr
+SELECT s.star, -dense_rank() OVER (ORDER BY band), -1, r.mag, r.magErr * r.magErr, NULL, NULL, NULL, NULL, false, false
 FROM reference_magnitude r
 JOIN star s USING (isolatedStarId, band)
-JOIN block b ON b.reference AND b.band = r.band
-ORDER BY 1, 2

@@ -1,5 +1,6 @@
--- visit: what is known of each visit before the solve. `prior` is its preliminary zero point (median over the detectors), else
---   that of its band scaled by the exposure time, else the nominal one of the filter; `known` says whether it was measured.
+-- visit: what is known of each visit before the fit. `nominal` is the zero point that its filter gives in a clear sky: the same wherever
+--   the visit is looked at. `prior` is its preliminary zero point (median over the detectors that are known here), else the nominal
+--   one; `known` says whether it was measured; `exposure` is 2.5 log10 of the seconds.
 -- inputs: preliminary_visit_summary, filter_prior(band, zero_point, extinction);
 --   $epochs: nights (YYYYMMDD) on which a new flat epoch begins
 -- grain: one row per visit
@@ -13,21 +14,18 @@ WITH measured AS (
   FROM preliminary_visit_summary
   GROUP BY visit
 ),
-typical AS (
-  SELECT band, median(zero_point - 2.5 * log10(seconds)) AS zero_point
-  FROM measured
-  WHERE seconds > 0
-  GROUP BY band
+nominal AS (
+  SELECT m.*, 2.5 * log10(if(seconds > 0, seconds, 1)) AS exposure, f.extinction,
+         f.zero_point - f.extinction * coalesce(m.airmass, 1) + 2.5 * log10(if(seconds > 0, seconds, 1)) AS nominal
+  FROM measured m
+  LEFT JOIN filter_prior f USING (band)
 )
 SELECT
-  m.visit, m.instrument, m.band, m.physical_filter, m.day_obs, m.airmass, m.mjd, m.absolute,
-  2.5 * log10(if(m.seconds > 0, m.seconds, 1)) AS exposure,
-  'epoch_' || len(list_filter($epochs :: INTEGER[], lambda night: night <= m.day_obs)) AS epoch,
-  m.zero_point IS NOT NULL AS known,
-  coalesce(m.zero_point,
-           coalesce(t.zero_point, f.zero_point - f.extinction * coalesce(m.airmass, 1)) + exposure) AS prior,
-  f.extinction
-FROM measured m
-LEFT JOIN typical t USING (band)
-LEFT JOIN filter_prior f USING (band)
-ORDER BY m.visit
+  visit, instrument, band, physical_filter, day_obs, airmass, mjd, absolute, exposure, extinction,
+  'epoch_' || len(list_filter($epochs :: INTEGER[], lambda night: night <= day_obs)) AS epoch,
+  zero_point IS NOT NULL AS known,
+  nominal,
+  coalesce(zero_point, nominal) AS prior,
+  nominal - zero_point AS depth
+FROM nominal
+ORDER BY visit

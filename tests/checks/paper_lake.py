@@ -84,7 +84,7 @@ def make(root: Path, through: str | None = None, decide: Decide = always) -> Lak
     inception.pin_software(lake, campaign, pipeline)
     simulate.simulate(lake, campaign, Inline())
     products = PaperProducts(lake, campaign)
-    for kind, name in ((kind, name) for kind, names in placement.PLAN for name in names):
+    for kind, name in ((kind, name) for kind, names in placement.PLANS[campaign.calibration] for name in names):
         if kind == "move":
             journal.write("step", step=name, site=lake.central.name, state="running", who="op@host")
             move(lake, campaign, name)

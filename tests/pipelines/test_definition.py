@@ -22,7 +22,9 @@ def test_the_shipped_pipeline() -> None:
     made = [name for task in pipeline.tasks for name in task.outputs]
     assert len(made) == len(set(made))
     assert set(made) | set(definition.PLACED) == set(pipeline.dataset_types)
-    assert [task.label for task in pipeline.tasks if task.central] == ["global_calibration", "survey_maps", "survey_metrics"]
+    assert [task.label for task in pipeline.tasks if task.place == "central"] == [
+        "global_calibration", "zero_points", "survey_maps", "survey_metrics",
+    ]  # fmt: skip
     assert {kind.name for kind in pipeline.dataset_types.values() if kind.storage == "table"} <= set(schemas.tables())
 
 

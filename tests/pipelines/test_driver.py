@@ -28,7 +28,7 @@ PLAN = (("steps", ("step1", "step2a", "step2b")), ("steps", ("step3", "step4")))
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setattr(definition, "load", lambda path=None: toy.pipeline())
-    monkeypatch.setattr(placement, "PLAN", PLAN)
+    monkeypatch.setattr(placement, "PLANS", {"catalogue": PLAN})
     monkeypatch.setattr(inception, "check", lambda *_: None)
     monkeypatch.setattr(inception, "fill", lambda *_: None)
     monkeypatch.setattr(execute, "pool", ThreadPoolExecutor)  # quick to start; real pools are tested with the runner

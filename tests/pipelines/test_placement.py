@@ -14,31 +14,34 @@ from lake.movement import RuleSpec
 from lake.site import Lake
 from pipelines import campaign as campaigns
 from pipelines import definition, placement
-from pipelines.placement import PHASES, PLAN
+from pipelines.placement import PHASES, PLANS
 
 
-def rules(phase: str) -> list[RuleSpec]:
-    return placement.rules(phase, definition.load(), campaigns.read("six_tract"), "USDF")
+def rules(phase: str, mode: str = "catalogue") -> list[RuleSpec]:
+    return placement.rules(phase, definition.load(), replace(campaigns.read("six_tract"), calibration=mode), "USDF")
 
 
 def links(found: list[RuleSpec], what: str) -> set[tuple[str, str]]:
     return {(rule.source, rule.destination) for rule in found if rule.name.split("/")[1] == what}
 
 
-def test_the_plan_goes_through_every_step_and_phase_once() -> None:
-    steps = [name for kind, names in PLAN if kind in ("steps", "central") for name in names]
-    assert tuple(steps) == definition.STEPS
-    assert tuple(name for kind, names in PLAN if kind == "move" for name in names) == (*PHASES, placement.OWN)
-    central = {name for kind, names in PLAN if kind == "central" for name in names}
-    assert {task.step for task in definition.load().tasks if task.central} == central
+@pytest.mark.parametrize("mode", campaigns.MODES)
+def test_the_plan_goes_through_every_step_and_phase_once(mode: str) -> None:
+    plan = PLANS[mode]
+    assert tuple(name for kind, names in plan if kind in ("steps", "central") for name in names) == definition.STEPS
+    moved = tuple(name for kind, names in plan if kind == "move" for name in names)
+    assert moved == (*(phase for phase in PHASES if rules(phase, mode)), placement.OWN)
+    campaign = replace(campaigns.read("six_tract"), calibration=mode)
+    central = {name for kind, names in plan if kind == "central" for name in names}
+    assert {task.step for task in definition.load().tasks if campaign.runs_centrally(task)} == central
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_rules_are_distinct_and_never_to_oneself(phase: str) -> None:
-    found = rules(phase)
+    found = rules(phase, "partial")
     assert found and len({rule.rule_id for rule in found}) == len(found)
     assert all(rule.source != rule.destination and rule.name.startswith(f"{phase}/") for rule in found)
-    assert found == rules(phase)
+    assert found == rules(phase, "partial")
 
 
 def test_links_of_the_reference_campaign() -> None:
@@ -51,15 +54,18 @@ def test_links_of_the_reference_campaign() -> None:
     fan_in = rules("fan-in")
     assert links(fan_in, "stars") == links(fan_in, "summaries") == home
     assert links(fan_in, "astrometry") == {(a, b) for a in ("USDF", "FRDF", "LANCS") for b in ("USDF", "FRDF", "LANCS") if a != b}
-    assert links(rules("fan-out"), "photometry") == out
+    assert links(rules("fan-out"), "photometry") == links(rules("solution", "partial"), "solution") == out
+    assert links(rules("residuals", "partial"), "residuals") == home and rules("solution") == rules("residuals") == []
     assert links(rules("return"), "products") == links(rules("return"), "visits") == home
 
 
-def test_every_final_table_comes_home() -> None:
+@pytest.mark.parametrize("mode", campaigns.MODES)
+def test_every_final_table_comes_home(mode: str) -> None:
     """What no site reads later, and is not an image of a single visit, is at the central site in the end."""
     pipeline = definition.load()
-    returned = {kind for phase in ("fan-in", "return") for rule in rules(phase) for kind in rule.dataset_types}
-    central = {kind for task in pipeline.tasks if task.central for kind in task.outputs}
+    campaign = replace(campaigns.read("six_tract"), calibration=mode)
+    returned = {kind for phase in ("fan-in", "residuals", "return") for rule in rules(phase, mode) for kind in rule.dataset_types}
+    central = {kind for task in pipeline.tasks if campaign.runs_centrally(task) for kind in task.outputs}
     read = {given.dataset_type for task in pipeline.tasks for given in task.inputs}
     final = {name for name, kind in pipeline.dataset_types.items() if kind.storage == "table" and name not in read}
     assert final - returned - central == set()

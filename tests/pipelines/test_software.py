@@ -141,7 +141,7 @@ def test_a_refused_site_stops_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lake = toy.lake(tmp_path / "lake", 2, raws=True)
     toy.place(lake.site("B"), 2)
     monkeypatch.setattr(definition, "load", lambda path=None: toy.pipeline())
-    monkeypatch.setattr(placement, "PLAN", (("steps", ("step1", "step2a")),))
+    monkeypatch.setattr(placement, "PLANS", {"catalogue": (("steps", ("step1", "step2a")),)})
     monkeypatch.setattr(inception, "check", lambda *_: None)
     monkeypatch.setattr(inception, "fill", lambda *_: None)
     admitted, here = SiteRunner._admitted, threading.local()

@@ -60,7 +60,7 @@ tasks:
     inputs: {post_isr_image: {partial: true}, reference_star: {optional: true}}
     outputs: [isolated_star]
   solve:
-    step: step2c
+    step: step2c.solution
     site: central
     function: toy:note
     dimensions: [instrument, skymap]

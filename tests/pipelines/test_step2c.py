@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from step2c_survey import Survey, SurveyInputs, errors, make
+from step2c_survey import Survey, errors, make
 
 import schemas
-from pipelines.quantum import NoWork, Quantum
-from pipelines.step2c import solve
+from pipelines.quantum import NoWork
+from pipelines.step2c import camera, equations, observations
+from pipelines.step2c.calibrate import calibrate as calibrate_tracts
 from pipelines.step2c.settings import Settings
 
 
 def calibrate(survey: Survey, threads: int = 1, shuffle: int | None = None, **settings: Any) -> dict[str, pa.Table]:
-    with survey.connect(threads, shuffle) as con:
-        return solve.calibrate(con, Settings(**settings))
+    tables = survey.tables
+    if shuffle is not None:
+        chance = np.random.default_rng(shuffle)
+        tables = {name: rows.take(chance.permutation(rows.num_rows)) for name, rows in tables.items()}
+    return calibrate_tracts([tables], Settings(**settings), threads=threads).products
 
 
 def changed(survey: Survey, **tables: pa.Table) -> Survey:
@@ -42,8 +50,7 @@ def survey() -> Survey:
 
 @pytest.fixture(scope="module")
 def products(survey: Survey) -> dict[str, pa.Table]:
-    quantum = Quantum("q", "global_calibration", {"instrument": "DemoCam", "skymap": "demo_rings"})
-    return solve.run(quantum, SurveyInputs(survey))
+    return calibrate(survey)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +58,15 @@ def small() -> Survey:
     return make(stars=1500, visits=6, nights=2, cloudy_nights=())
 
 
-def test_payloads_are_as_declared(products: dict[str, pa.Table]) -> None:
-    assert set(products) == {"photo_calib", "standard_star", "calib_night", "calib_flat"}
+def test_products_are_as_declared(products: dict[str, pa.Table]) -> None:
+    placed = {"site": "A", "tract": 9469, "skymap": "demo_rings"}
     for name, rows in products.items():
-        schemas.check(
-            name, rows.append_column("site", pa.array(["A"] * rows.num_rows)).select(schemas.table(name).arrow.names).schema
-        )
+        for column in set(schemas.table(name).arrow.names) & set(placed) - set(rows.column_names):
+            rows = rows.append_column(column, pa.repeat(placed[column], rows.num_rows))
+        assert schemas.conform(name, rows).num_rows == rows.num_rows > 0
+    assert {"photo_calib", "standard_star", "calib_visit", "calib_night", "calib_flat", "calib_component", "calib_residual"} < set(
+        products
+    )
 
 
 @pytest.mark.parametrize("band", ["g", "r", "i"])
@@ -191,3 +201,116 @@ def test_facts_that_are_missing(small: Survey, column: str) -> None:
 def test_no_visit(small: Survey) -> None:
     with pytest.raises(NoWork, match="no visit"):
         calibrate(changed(small, preliminary_visit_summary=small.tables["preliminary_visit_summary"].slice(0, 0)))
+
+
+def tracts(survey: Survey, count: int = 4) -> list[dict[str, pa.Table]]:
+    """The survey in parts of the sky, by the right ascension of its stars, each with all summaries."""
+    stars = survey.tables["isolated_star"]
+    part = np.argsort(np.argsort(stars["coord_ra"].to_numpy())) * count // stars.num_rows
+    ids = stars["isolatedStarId"].to_numpy()
+    found = []
+    for number in range(count):
+        own = pa.array(ids[part == number])
+        found.append({
+            **survey.tables,
+            "isolated_star": stars.filter(pa.array(part == number)),
+            "isolated_star_association": survey.tables["isolated_star_association"].filter(
+                pc.is_in(survey.tables["isolated_star_association"]["isolatedStarId"], own)
+            ),
+        })  # fmt: skip
+    return found
+
+
+def test_tracts_add_up_to_the_same_bits_in_any_order_and_on_an_executor(survey: Survey) -> None:
+    parts = tracts(survey)
+    whole = calibrate_tracts(parts).products["photo_calib"]
+    assert calibrate_tracts(parts, threads=1).products["photo_calib"].equals(whole)
+    assert calibrate_tracts([parts[k] for k in (2, 0, 3, 1)]).products["photo_calib"].equals(whole)
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        assert calibrate_tracts(parts, executor=executor).products["photo_calib"].equals(whole)
+    off = [errors(survey, whole, band)[0][errors(survey, whole, band)[2]] for band in "gri"]
+    assert max(np.std(o) for o in off) < 0.003
+
+
+def test_a_new_night_changes_the_equations_of_the_tracts_it_touched_only() -> None:
+    survey = make(stars=1500, visits=6, nights=2, islands=2, cloudy_nights=())
+    association, summary = (survey.tables[name] for name in ("isolated_star_association", "preliminary_visit_summary"))
+    night = dict(zip(summary["visit"].to_pylist(), summary["day_obs"].to_pylist(), strict=True))
+    first = pa.array([night[v] == 20260101 for v in association["visit"].to_pylist()])
+    before = changed(survey, isolated_star_association=association.filter(first))
+    stars = survey.tables["isolated_star"]
+    island = stars["isolatedStarId"].to_numpy() % 2  # the first is seen in the first night, the other in the second
+    old, new = (
+        [equations_of({**s.tables, "isolated_star": stars.filter(pa.array(island == k))}) for k in range(2)]
+        for s in (before, survey)
+    )
+    assert new[0]["normal_equation"].num_rows and all(old[0][name].equals(new[0][name]) for name in new[0])
+    assert not old[1]["normal_equation"].num_rows and new[1]["normal_equation"].num_rows
+
+
+def equations_of(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    with duckdb.connect() as con:
+        for name, rows in tables.items():
+            con.register(name, rows)
+        observations.prepare(con, camera.of(con), Settings())
+        equations.weigh(con, camera.of(con), Settings())
+        return equations.assemble(con, Settings())
+
+
+def test_a_detector_that_sees_no_star(small: Survey) -> None:
+    table = small.tables["isolated_star_association"]
+    blind = table.filter(pc.or_(pc.not_equal(table["visit"], 1003), pc.not_equal(table["detector"], 4)))
+    rows = calibrate(changed(small, isolated_star_association=blind))["photo_calib"].to_pylist()
+    row = next(row for row in rows if (row["visit"], row["detector"]) == (1003, 4))
+    assert row["few_stars"] and row["nStar"] == 0 and not row["extrapolated"]
+    assert abs(row["zeroPoint"] - small.truth[1003, 4]) < 4 * row["zeroPointErr"] < 0.05
+
+
+def test_a_visit_without_a_star_is_extrapolated(small: Survey) -> None:
+    table = small.tables["isolated_star_association"]
+    rows = calibrate(changed(small, isolated_star_association=table.filter(pc.not_equal(table["visit"], 1003))))["photo_calib"]
+    visit = [row for row in rows.to_pylist() if row["visit"] == 1003]
+    assert len(visit) == 9 and all(row["extrapolated"] and not row["photometric"] and not row["absolute"] for row in visit)
+    assert sum(row["extrapolated"] for row in rows.to_pylist()) == 9
+
+
+def test_a_night_all_under_clouds(survey: Survey, products: dict[str, pa.Table]) -> None:
+    night = [n for n in products["calib_night"].to_pylist() if n["day_obs"] == 20260103]
+    assert len(night) == 3 and all(n["nPhotometric"] == 0 and not n["fitted"] and n["zeroPointErr"] >= 0.5 for n in night)
+    tilted = products["calib_visit"].filter(pc.is_in(products["calib_visit"]["visit"], pa.array(sorted(survey.cloudy))))
+    assert all(row["gradient_x"] or row["gradient_y"] for row in tilted.to_pylist())
+
+
+def test_a_wrong_reference_catalogue_shifts_all_alike_and_nothing_else(small: Survey) -> None:
+    references = small.tables["reference_star"]
+    wrong = replaced(references, "r_mag", references["r_mag"].to_numpy() + 0.2)
+    good, bad = (calibrate(s)["photo_calib"] for s in (small, changed(small, reference_star=wrong)))
+    for band, shift in (("g", 0.0), ("r", 0.2), ("i", 0.0)):
+        moved = np.array(
+            [b["zeroPoint"] - a["zeroPoint"] for a, b in zip(good.to_pylist(), bad.to_pylist(), strict=True) if a["band"] == band]
+        )
+        assert np.std(moved) < 0.002 and abs(np.median(moved) - shift) < 0.01
+
+
+def test_components_are_named(small: Survey, products: dict[str, pa.Table]) -> None:
+    assert [(c["band"], c["gauge"], c["absolute"]) for c in products["calib_component"].to_pylist()] == [
+        (band, "reference stars", True) for band in "gir"
+    ]
+    survey = make(stars=2500, visits=8, nights=2, islands=2, cloudy_nights=(), bands="r", references=False)
+    found = calibrate(survey)["calib_component"].to_pylist()
+    assert [(c["component"], c["nNight"], c["nReference"], c["absolute"]) for c in found] == [(0, 1, 0, False), (1, 1, 0, False)]
+    assert all(c["gauge"] == "preliminary zero points" and c["nVisit"] == 4 for c in found)
+
+
+def test_polynomials_over_the_detector() -> None:
+    survey = make(stars=4000, visits=15, nights=3, cloudy_nights=(), bands="r")
+    table = survey.tables["isolated_star_association"]
+    x = (table["x"].to_numpy() - 199.5) / 200.0
+    bent = replaced(table, "instFlux", table["instFlux"].to_numpy() * 10 ** (-0.4 * 0.02 * (2 * x * x - 1)))
+    made = calibrate(changed(survey, isolated_star_association=bent), flat_order=2)
+    assert made["calib_flat"]["t20"].to_numpy() == pytest.approx(-0.02, abs=0.004)
+    assert np.abs(made["calib_flat"]["t11"].to_numpy()).max() < 0.004
+    flat = calibrate(changed(survey, isolated_star_association=bent))
+    assert np.median(made["standard_star"]["magStd"].drop_null().to_numpy()) < np.median(
+        flat["standard_star"]["magStd"].drop_null().to_numpy()
+    )

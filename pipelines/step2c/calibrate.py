@@ -1,0 +1,157 @@
+"""The whole calibration in one process, or on an executor: every tract's equations, the solution, every tract's standard stars.
+
+This is what the tasks of step 2c do, one after the other, on the same functions: a campaign runs them as quanta at its sites.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.step2c import camera as cameras
+from pipelines.step2c import equations, observations, solution, standards, zero_points
+from pipelines.step2c.camera import Camera
+from pipelines.step2c.settings import Settings
+
+Tables = Mapping[str, pa.Table]
+T = TypeVar("T")
+DEFAULTS = Settings()
+
+
+@dataclass
+class Calibration:
+    """``products`` by table; ``seconds`` by stage (prepare, assemble, solve, standards, zero_points); ``observations`` of stars."""
+
+    products: dict[str, pa.Table]
+    seconds: dict[str, float] = field(default_factory=dict)
+    observations: int = 0
+
+
+def calibrate(
+    tiles: Sequence[Tables], settings: Settings = DEFAULTS, executor: Executor | None = None, camera: Camera | None = None,
+    threads: int = 2,
+) -> Calibration:  # fmt: skip
+    """Calibrate tracts given as their four input tables (observations.INPUTS); NoWork where there is no visit.
+
+    With an ``executor`` the tracts are its tasks; the answer is the same. ``camera``: default, the instrument's.
+    """
+    run = executor.map if executor else map
+    seconds: dict[str, float] = {}
+    count = len(tiles)
+    made = list(run(_equations, tiles, [settings] * count, [camera] * count, range(count), [threads] * count))
+    merged = {name: pa.concat_tables([part[name] for part, _ in made]) for name in equations.OUTPUTS}
+    for _, spent in made:
+        for stage, value in spent.items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+    summary = _summaries(tiles)
+    solved = _timed(
+        seconds,
+        "solve",
+        lambda: _on({**merged, **summary}, threads, lambda con: solution.solve(con, camera or cameras.of(con), settings)),
+    )
+    shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
+    began = time.perf_counter()
+    found = list(run(_standards, tiles, [shared] * count, [settings] * count, [camera] * count, range(count), [threads] * count))
+    products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
+    seconds["standards"] = time.perf_counter() - began
+    inputs = {**shared, **summary, "calib_residual": products["calib_residual"]}
+    products["photo_calib"] = _timed(seconds, "zero_points", lambda: _zero_points(inputs, settings, camera, threads))
+    return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
+
+
+def _zero_points(inputs: Tables, settings: Settings, camera: Camera | None, threads: int) -> pa.Table:
+    """The zero points band by band, which bounds the memory that a large survey takes."""
+    visits = inputs["calib_visit"]
+    parts = []
+    for band in sorted(visits["band"].unique().to_pylist()):
+        own = {**inputs, "calib_visit": visits.filter(pc.equal(visits["band"], band))}
+        parts.append(_on(own, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)))
+    return pa.concat_tables(parts).sort_by([("visit", "ascending"), ("detector", "ascending")])
+
+
+def _on(tables: Tables, threads: int, act: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+    """Do something on a connection that has the tables as views."""
+    with duckdb.connect(config={"threads": threads}) as con:
+        for name, rows in tables.items():
+            con.register(name, rows)
+        if "visit_fact" in tables:
+            con.execute("CREATE TEMP VIEW preliminary_visit_summary AS FROM detector_fact JOIN visit_fact USING (visit)")
+        return act(con)
+
+
+def _timed(seconds: dict[str, float], stage: str, act: Callable[[], T]) -> T:
+    began = time.perf_counter()
+    result = act()
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
+    return result
+
+
+#: What a summary says of a whole visit.
+OF_VISIT = ("instrument", "band", "physical_filter", "day_obs", "exposure_time", "airmass", "mjd_mid", "absolute")
+
+
+def _summaries(tiles: Sequence[Tables]) -> dict[str, pa.Table]:
+    """Of every visit what its summary says of it as a whole (``visit_fact``), and the zero points of its detectors
+    (``detector_fact``): tracts share visits, and most of a summary is the same in all its rows."""
+    facts, zeros = [], []
+    for tile in tiles:
+        summary = tile["preliminary_visit_summary"]
+        zeros.append(summary.select(["visit", "detector", "zeroPoint"]))
+        with duckdb.connect() as con:
+            con.register("summary", summary)
+            columns = ", ".join(
+                f"min({name}) AS {name}" if name != "absolute" else "bool_or(absolute) AS absolute" for name in OF_VISIT
+            )
+            facts.append(con.sql(f"SELECT visit, {columns} FROM summary GROUP BY visit ORDER BY visit").to_arrow_table())
+    with duckdb.connect() as con:
+        con.register("facts", pa.concat_tables(facts))
+        con.register("zeros", pa.concat_tables(zeros))
+        return {
+            "visit_fact": con.sql("SELECT DISTINCT ON (visit) * FROM facts ORDER BY visit").to_arrow_table(),
+            "detector_fact": con.sql(
+                "SELECT visit, detector, min(zeroPoint) AS zeroPoint FROM zeros GROUP BY visit, detector ORDER BY visit, detector"
+            ).to_arrow_table(),
+        }
+
+
+def _numbered(rows: pa.Table, number: int) -> pa.Table:
+    return rows.append_column("tract", pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows))
+
+
+def _equations(
+    tile: Tables, settings: Settings, camera: Camera | None, number: int, threads: int
+) -> tuple[dict[str, pa.Table], dict[str, float]]:
+    def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], dict[str, float]]:
+        spent: dict[str, float] = {}
+        known = camera or cameras.of(con)
+
+        def judge() -> None:
+            observations.prepare(con, known, settings)
+            equations.weigh(con, known, settings)
+
+        _timed(spent, "prepare", judge)
+        made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))
+        return {name: _numbered(rows, number) for name, rows in made.items()}, spent
+
+    return _on(tile, threads, act)
+
+
+def _standards(
+    tile: Tables, shared: Tables, settings: Settings, camera: Camera | None, number: int, threads: int
+) -> dict[str, pa.Table]:
+    def act(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
+        for name, rows in shared.items():
+            con.register(name, rows)
+        known = camera or cameras.of(con)
+        observations.prepare(con, known, settings)
+        made = standards.measure(con, known, settings)
+        return {name: rows if name == "standard_star" else _numbered(rows, number) for name, rows in made.items()}
+
+    return _on(tile, threads, act)

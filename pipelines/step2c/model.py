@@ -1,0 +1,239 @@
+"""The unknowns of the photometric solution of one band, and how they make the terms that the tracts' equations speak of.
+
+    zero point of a visit, beyond its nominal one | gradient of a visit that is not photometric (mag per degree)
+    flat of a detector in an epoch, of zero mean | its polynomials over the detector
+    night: zero point of one second at airmass 1 | extinction of the night, per airmass
+    colour: second-order extinction of the night, per airmass and magnitude of colour: factor X0 - X
+    water: what water vapour adds in the red bands, per magnitude of colour: factor X^0.6 (as its lines saturate)
+    reference colour: natural minus catalogue magnitude, per magnitude of colour
+
+zero_point + nominal - exposure = night - extinction (X - 1) holds for photometric visits with the scatter they show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, diags_array
+
+from pipelines.step2c.settings import Settings
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+#: Airmass exponent of water vapour's absorption (saturated lines: Burke et al. 2018, AJ 155, 41, use 0.6).
+WATER_EXPONENT = 0.6
+
+
+@dataclass(frozen=True)
+class Visits:
+    """What the solution knows of the visits of a band (V,), sorted; ``airmass`` NaN where unknown."""
+
+    visit: IntArray
+    day_obs: IntArray
+    airmass: Array
+    prior: Array
+    nominal: Array
+    exposure: Array
+    extinction: Array
+    known: Mask
+    epoch: NDArray[np.str_]
+    stars: IntArray
+    excess: Array
+
+
+@dataclass(frozen=True)
+class Equations:
+    """The normal equations of a band over its terms (T,): ``n11``, ``n1c``, ``ncc`` (T, T), right-hand sides ``r1``, ``rc`` (T,);
+    ``shared``: pairs of terms of visits, and by how many pairs of observations stars tie them."""
+
+    kind: NDArray[np.str_]
+    visit: IntArray
+    epoch: NDArray[np.str_]
+    detector: IntArray
+    stars: IntArray
+    weight: Array
+    r1: Array
+    rc: Array
+    n11: csr_array
+    n1c: csr_array
+    ncc: csr_array
+    shared: tuple[IntArray, IntArray, IntArray]
+
+
+@dataclass
+class Unknowns:
+    """The unknowns in order, as parallel lists: ``kind`` and the visit, night, epoch and detector that name each (-1 or '')."""
+
+    kind: list[str] = field(default_factory=list)
+    visit: list[int] = field(default_factory=list)
+    day_obs: list[int] = field(default_factory=list)
+    epoch: list[str] = field(default_factory=list)
+    detector: list[int] = field(default_factory=list)
+
+    def add(self, kind: str, count: int, **names: Any) -> IntArray:
+        """``count`` unknowns of a kind; returns their numbers."""
+        first = len(self.kind)
+        self.kind += [kind] * count
+        for name, default in (("visit", -1), ("day_obs", -1), ("epoch", ""), ("detector", -1)):
+            getattr(self, name).extend(np.asarray(names.get(name, [default] * count)).tolist())
+        return np.arange(first, first + count)
+
+
+@dataclass(frozen=True)
+class Model:
+    """``terms`` (T, P) and ``slopes`` (T, P) make value and colour slope of every term; ``facts`` (Q, P) are known: ``target``
+    (Q,) with ``error`` (Q,). ``zero``, ``night``, ``extinction`` (V,), ``gradient`` (2, V): their numbers, by visit; -1: none."""
+
+    unknowns: Unknowns
+    terms: csr_array
+    slopes: csr_array
+    facts: csr_array
+    target: Array
+    error: Array
+    zero: IntArray
+    night: IntArray
+    extinction: IntArray
+    gradient: IntArray
+
+    def system(self, equations: Equations) -> tuple[csr_array, Array]:
+        """Normal matrix (P, P) and right-hand side (P,), prior knowledge included."""
+        weight = diags_array(self.error**-2)
+        cross = self.terms.T @ equations.n1c @ self.slopes
+        matrix = self.terms.T @ equations.n11 @ self.terms + cross + cross.T + self.slopes.T @ equations.ncc @ self.slopes
+        matrix = matrix + self.facts.T @ weight @ self.facts
+        right = self.facts.T @ (weight @ self.target) - self.terms.T @ equations.r1 - self.slopes.T @ equations.rc
+        return csr_array(matrix), np.asarray(right)
+
+
+class _Entries:
+    """The entries of a sparse matrix, collected in parts."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[IntArray, IntArray, Array]] = []
+
+    def add(self, rows: IntArray, columns: IntArray, values: Any = 1.0) -> None:
+        """Entries at rows and columns; a single value stands for all."""
+        self._parts.append((rows, columns, np.broadcast_to(np.asarray(values, float), len(rows))))
+
+    def matrix(self, rows: int, columns: int) -> csr_array:
+        if not self._parts:
+            return csr_array((rows, columns))
+        row, column, value = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        return csr_array((value, (row, column)), shape=(rows, columns))
+
+
+class _Facts:
+    """Prior knowledge, collected: sums of value * unknown = target, each with an error."""
+
+    def __init__(self) -> None:
+        self.entries = _Entries()
+        self.targets: list[Array] = []
+        self.errors: list[Array] = []
+        self.count = 0
+
+    def add(self, factors: list[tuple[IntArray, Any]], target: Any, error: Any) -> None:
+        """One fact per element: unknowns with their factors, the target and the error (arrays of the same length, or numbers)."""
+        size = len(factors[0][0])
+        for number, value in factors:
+            self.entries.add(np.arange(self.count, self.count + size), number, value)
+        self._known(size, target, error)
+
+    def add_mean(self, numbers: IntArray, error: float) -> None:
+        """The mean of some unknowns is zero."""
+        self.entries.add(np.full(len(numbers), self.count), numbers, 1.0 / len(numbers))
+        self._known(1, 0.0, error)
+
+    def _known(self, size: int, target: Any, error: Any) -> None:
+        self.targets.append(np.broadcast_to(np.asarray(target, float), size))
+        self.errors.append(np.broadcast_to(np.asarray(error, float), size))
+        self.count += size
+
+
+def make(band: str, visits: Visits, equations: Equations, photometric: Mask, spread: float, s: Settings) -> Model:
+    """The model of a band, given which visits are ``photometric`` (V,) and how far those scatter about their nights (mag)."""
+    u, facts, terms = Unknowns(), _Facts(), _Entries()
+    zero = u.add("zero_point", len(visits.visit), visit=visits.visit)
+    facts.add([(zero, 1.0)], visits.prior - visits.nominal, np.where(visits.known & photometric, s.gauge, s.unmeasured))
+    own, at = _of_visits(visits, equations, "zero_point")
+    terms.add(own, zero[at])
+    gradient = np.full((2, len(visits.visit)), -1)
+    for axis, kind in enumerate(("gradient_x", "gradient_y")):
+        own, at = _of_visits(visits, equations, kind)
+        own, at = own[~photometric[at]], at[~photometric[at]]
+        gradient[axis, at] = u.add(kind, len(own), visit=visits.visit[at])
+        facts.add([(gradient[axis, at], 1.0)], 0.0, s.gradient)
+        terms.add(own, gradient[axis, at])
+    _flats(equations, u, facts, terms, s)
+    slopes = _colours(band, visits, equations, u, facts, s)
+    night, extinction = _nights(visits, zero, photometric, spread, u, facts, s)
+    size, many = len(u.kind), len(equations.kind)
+    return Model(
+        u, terms.matrix(many, size), slopes.matrix(many, size), facts.entries.matrix(facts.count, size),
+        np.concatenate(facts.targets), np.concatenate(facts.errors), zero, night, extinction, gradient,
+    )  # fmt: skip
+
+
+def _of_visits(visits: Visits, equations: Equations, kind: str) -> tuple[IntArray, IntArray]:
+    """Terms of a kind, and the places of their visits."""
+    own = np.flatnonzero(equations.kind == kind)
+    return own, np.searchsorted(visits.visit, equations.visit[own])
+
+
+def _flats(equations: Equations, u: Unknowns, facts: _Facts, terms: _Entries, s: Settings) -> None:
+    """Flats and their polynomials: unknowns that are terms themselves."""
+    for kind in sorted({kind for kind in equations.kind.tolist() if kind.startswith("flat")}):
+        own = np.flatnonzero(equations.kind == kind)
+        number = u.add(kind, len(own), epoch=equations.epoch[own], detector=equations.detector[own])
+        facts.add([(number, 1.0)], 0.0, s.flat if kind == "flat" else s.shape)
+        terms.add(own, number)
+        if kind == "flat":
+            for epoch in np.unique(equations.epoch[own]):
+                facts.add_mean(number[equations.epoch[own] == epoch], s.flat_mean)
+
+
+def _colours(band: str, visits: Visits, equations: Equations, u: Unknowns, facts: _Facts, s: Settings) -> _Entries:
+    """The unknowns that make the colour slopes of visits and of the reference catalogue."""
+    slopes = _Entries()
+    own, at = _of_visits(visits, equations, "zero_point")
+    known = np.isfinite(visits.airmass[at])
+    own, at = own[known], at[known]
+    if not len(own) or not np.any(equations.ncc.diagonal()):
+        return slopes
+    nights, of_night = np.unique(visits.day_obs, return_inverse=True)
+    air = visits.airmass[at]
+    for kind, error, factor in (("colour", s.colour, s.airmass - air), ("water", s.water, -(air**WATER_EXPONENT))):
+        if kind == "colour" or band in s.water_bands:
+            number = u.add(kind, len(nights), day_obs=nights)
+            facts.add([(number, 1.0)], 0.0, error)
+            slopes.add(own, number[of_night[at]], factor)
+    reference = np.flatnonzero(equations.kind == "reference")
+    if len(reference):
+        number = u.add("reference_colour", 1)
+        facts.add([(number, 1.0)], 0.0, s.reference_colour_term)
+        slopes.add(reference, np.repeat(number, len(reference)))
+    return slopes
+
+
+def _nights(
+    visits: Visits, zero: IntArray, photometric: Mask, spread: float, u: Unknowns, facts: _Facts, s: Settings
+) -> tuple[IntArray, IntArray]:
+    """Zero point and extinction of nights, by visit (V,): the prior that photometric visits share; -1 for nights without any."""
+    nights, of_night = np.unique(visits.day_obs, return_inverse=True)
+    clear = photometric & np.isfinite(visits.airmass)
+    used = np.bincount(of_night, clear, len(nights)) > 0
+    night, extinction = np.full(len(nights), -1), np.full(len(nights), -1)
+    night[used] = u.add("night", int(used.sum()), day_obs=nights[used])
+    extinction[used] = u.add("extinction", int(used.sum()), day_obs=nights[used])
+    nominal = np.zeros(len(nights))
+    nominal[of_night] = visits.extinction
+    facts.add([(extinction[used], 1.0)], nominal[used], s.extinction)
+    own = of_night[clear]
+    facts.add(
+        [(zero[clear], 1.0), (night[own], -1.0), (extinction[own], visits.airmass[clear] - 1.0)],
+        (visits.exposure - visits.nominal)[clear], spread,
+    )  # fmt: skip
+    return night[of_night], extinction[of_night]

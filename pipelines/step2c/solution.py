@@ -1,0 +1,223 @@
+"""The global photometric solution: the equations of all tracts added up and solved, band by band, and visits judged.
+
+Bands share nothing but the colours of stars, which the equations carry: each band is a system of its own. Which visits are
+photometric is found by solving: those that may not be have terms for a gradient at first, and keep them if they need them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+
+from pipelines.quantum import Inputs, NoWork, Quantum, returned
+from pipelines.step2c import camera as cameras
+from pipelines.step2c import components, model, normal
+from pipelines.step2c.camera import Camera
+from pipelines.step2c.model import Equations, Model, Visits
+from pipelines.step2c.observations import register_visits
+from pipelines.step2c.settings import Settings
+from pipelines.step2c.statement import statement
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_summary")
+#: Rounds of solving and judging visits.
+ROUNDS = 4
+
+
+def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
+    """``calib_visit``, ``calib_night``, ``calib_flat``, ``calib_component``; NoWork without visits."""
+    settings = quantum.settings(Settings)
+    with duckdb.connect(config={"threads": 1}) as con:
+        for name in INPUTS:
+            inputs.relation(con, name)
+        products = solve(con, cameras.of(con), settings)
+        return {name: returned(name, rows) for name, rows in products.items()}
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A band's solution: values and errors of the unknowns, and the judgement of its visits (V,)."""
+
+    visits: Visits
+    equations: Equations
+    model: Model
+    solution: normal.Solution
+    photometric: Mask
+    level: Array
+    component: components.Components
+
+
+def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> dict[str, pa.Table]:
+    """The products, from the inputs as views on ``con``. The same bits whatever the order of rows and the number of threads."""
+    con.execute(statement("fixed_point"))
+    register_visits(con, camera, settings)
+    con.execute(statement("merged_terms"))
+    con.execute("CREATE OR REPLACE TEMP TABLE seen_visit AS " + statement("visit_scatters"))
+    bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM visit ORDER BY band").fetchall()]
+    if not bands:
+        raise NoWork("no visit has a preliminary summary")
+    field = (
+        np.stack([np.asarray(camera.focal_plane[name]) for name in ("x0", "y0")])
+        if camera.focal_plane.num_rows
+        else np.zeros((2, 1))
+    )
+    for number, band in enumerate(bands):
+        solved = solve_band(con, band, field, settings)
+        for name, columns in _rows(solved, settings).items():
+            rows = pa.table({**columns, "band": pa.repeat(pa.scalar(band), len(next(iter(columns.values()))))})
+            con.register(f"{name}_of_band", rows)
+            con.execute(
+                f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_of_band"
+                if number == 0
+                else f"INSERT INTO {name} BY NAME FROM {name}_of_band"
+            )
+    priors = {"prior": settings.extinction, "gauge": settings.gauge}
+    return {
+        name: con.sql(statement(f"{name}s"), params=priors if name == "calib_night" else None).to_arrow_table()
+        for name in ("calib_visit", "calib_night", "calib_flat", "calib_component")
+    }
+
+
+def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Settings) -> Solved:
+    """Solve and judge until the judgement stands; ``field`` (2, D): where the detectors are, deg."""
+    visits, equations = _visits(con, band), _equations(con, band)
+    component = components.find(visits, equations, s.min_references)
+    suspect = np.zeros(len(visits.visit), bool)
+    own = equations.kind == "gradient_x"
+    suspect[np.searchsorted(visits.visit, equations.visit[own])] = True
+    seen = visits.stars > 0
+    photometric = seen & ~suspect & ~(visits.excess > s.cloud_scatter)
+    spread, level = s.night, np.zeros(len(seen))
+    for number in range(ROUNDS):
+        built = model.make(band, visits, equations, photometric, spread, s)
+        matrix, right = built.system(equations)
+        many = np.array([kind == "zero_point" for kind in built.unknowns.kind])
+        last = number + 1 == ROUNDS
+        solution = normal.solve(matrix, right, many, s.direct, s.tolerance, s.probes if last else 0)
+        if last:
+            break
+        level = _level(visits, solution.unknowns[built.zero])
+        tilt = _tilt(built, solution.unknowns, 1.0 / matrix.diagonal(), field)
+        step = _step(visits, built, solution.unknowns)
+        spread = _spread(visits, step, photometric, spread)
+        low = _low(visits, step, photometric, s.cloud_step)
+        photometric = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
+    return Solved(visits, equations, built, solution, photometric, level, component)
+
+
+def _visits(con: duckdb.DuckDBPyConnection, band: str) -> Visits:
+    rows = con.execute("SELECT * FROM seen_visit WHERE band = $band ORDER BY visit", {"band": band}).fetchnumpy()
+
+    def number(name: str, missing: float = np.nan) -> Array:
+        return np.asarray(np.ma.filled(np.ma.asarray(rows[name]).astype(float), missing))
+
+    return Visits(
+        np.asarray(rows["visit"], np.int64), np.asarray(rows["day_obs"], np.int64), number("airmass"), number("prior"),
+        number("nominal"), number("exposure"), number("extinction"), np.asarray(rows["known"], bool),
+        np.asarray(rows["epoch"], str), number("stars", 0.0).astype(np.int64), number("excess", 0.0),
+    )  # fmt: skip
+
+
+def _equations(con: duckdb.DuckDBPyConnection, band: str) -> Equations:
+    term = con.execute("SELECT * FROM merged_term WHERE band = $band ORDER BY number", {"band": band}).fetchnumpy()
+    pair = con.execute(statement("merged_equations"), {"band": band}).fetchnumpy()
+    size = len(term["number"])
+    i, j = np.asarray(pair["i"], np.int64), np.asarray(pair["j"], np.int64)
+
+    def symmetric(name: str) -> csr_array:
+        value = np.asarray(pair[name], float)
+        upper, kept = i < j, value != 0
+        row, column = np.concatenate([i[kept], j[kept & upper]]), np.concatenate([j[kept], i[kept & upper]])
+        return csr_array(coo_array((np.concatenate([value[kept], value[kept & upper]]), (row, column)), shape=(size, size)))
+
+    shared = np.flatnonzero(np.asarray(pair["stars"]) > 0)
+    return Equations(
+        np.asarray(term["kind"], str), np.asarray(np.ma.filled(term["visit"], -1), np.int64),
+        np.asarray(np.ma.filled(term["epoch"], ""), str), np.asarray(np.ma.filled(term["detector"], -1), np.int64),
+        np.asarray(term["stars"], np.int64), np.asarray(term["weight"], float), np.asarray(term["r1"], float),
+        np.asarray(term["rc"], float), symmetric("n11"), symmetric("n1c"), symmetric("ncc"),
+        (i[shared], j[shared], np.asarray(pair["stars"], np.int64)[shared]),
+    )  # fmt: skip
+
+
+def _level(visits: Visits, zero: Array) -> Array:
+    """Zero point of each visit (V,), for one second at airmass 1, relative to the upper quartile of its band."""
+    value = zero + visits.nominal - visits.exposure + visits.extinction * (np.nan_to_num(visits.airmass, nan=1.0) - 1.0)
+    seen = visits.stars > 0
+    return np.asarray(value - np.quantile(value[seen] if seen.any() else value, 0.75))
+
+
+def _tilt(built: Model, unknowns: Array, variance: Array, field: Array) -> Array:
+    """Rms over the detectors of each visit's gradient (mag), where it has a significant one (3 sigma), else 0.
+
+    ``variance``: the least that those of the unknowns can be.
+    """
+    slope = np.where(built.gradient >= 0, unknowns[built.gradient], 0.0)  # (2, V)
+    noise = np.where(built.gradient >= 0, variance[built.gradient], 0.0)
+    centred = field - field.mean(axis=1, keepdims=True)
+    cover = centred @ centred.T / centred.shape[1]
+    square = np.einsum("iv,ij,jv->v", slope, cover, slope)
+    return np.where(square > 9.0 * (np.diag(cover) @ noise), np.sqrt(np.maximum(square, 0.0)), 0.0)
+
+
+def _step(visits: Visits, built: Model, unknowns: Array) -> Array:
+    """How far each visit (V,) lies above the zero point and extinction of its night (mag); NaN where the night has none."""
+    known = np.isfinite(visits.airmass) & (built.night >= 0)
+    night = unknowns[built.night] - unknowns[built.extinction] * (visits.airmass - 1.0)
+    return np.where(known, unknowns[built.zero] + visits.nominal - visits.exposure - night, np.nan)
+
+
+def _low(visits: Visits, step: Array, photometric: Mask, least: float) -> Mask:
+    """Visits that lie below their night, by 4 times what is usual and ``least`` (mag), where four others tell of the night."""
+    known = photometric & np.isfinite(step)
+    nights, of_night = np.unique(visits.day_obs, return_inverse=True)
+    others = np.bincount(of_night, known, len(nights))[of_night] - known
+    usual = float(np.median(np.abs(step[known]))) if known.any() else 0.0
+    return np.asarray((others >= 4) & (np.nan_to_num(step) < -max(least, 4.0 * 1.4826 * usual)))
+
+
+def _spread(visits: Visits, step: Array, photometric: Mask, before: float) -> float:
+    """How far photometric visits scatter about their nights, between 3 and 50 mmag."""
+    own = photometric & np.isfinite(step)
+    free = int(own.sum()) - 2 * len(np.unique(visits.day_obs[own]))
+    return before if free < 3 else float(np.clip(np.sqrt(np.sum(step[own] ** 2) / free), 0.003, 0.05))
+
+
+def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
+    """The solution of a band as columns: of its visits, of its unknowns, and of its components."""
+    v, m, solution = solved.visits, solved.model, solved.solution
+    error = np.sqrt(solution.variances)
+    gradient = [np.where(m.gradient[k] >= 0, solution.unknowns[m.gradient[k]], 0.0) for k in range(2)]
+    gradient_error = [np.where(m.gradient[k] >= 0, error[m.gradient[k]], 0.0) for k in range(2)]
+    slopes = np.asarray(m.slopes @ solution.unknowns)
+    own = np.flatnonzero(solved.equations.kind == "zero_point")
+    slope = np.zeros(len(v.visit))
+    slope[np.searchsorted(v.visit, solved.equations.visit[own])] = slopes[own]
+    of_unknown = {
+        "kind": m.unknowns.kind, "visit": m.unknowns.visit, "day_obs": m.unknowns.day_obs, "epoch": m.unknowns.epoch,
+        "detector": m.unknowns.detector, "value": solution.unknowns, "error": error,
+    }  # fmt: skip
+    stars = {
+        "kind": solved.equations.kind,
+        "epoch": solved.equations.epoch,
+        "detector": solved.equations.detector,
+        "stars": solved.equations.stars,
+    }
+    return {
+        "solved_visit": {
+            "visit": v.visit, "zero": solution.unknowns[m.zero], "error": error[m.zero], "gradient_x": gradient[0],
+            "gradient_y": gradient[1], "gradient_error": np.hypot(*gradient_error), "slope": slope, "level": solved.level,
+            "photometric": solved.photometric, "component": solved.component.visit,
+            "absolute": solved.component.absolute[solved.component.visit],
+        },
+        "solved_unknown": of_unknown,
+        "term_stars": stars,
+        "solved_component": components.columns(solved.component, v),
+    }  # fmt: skip

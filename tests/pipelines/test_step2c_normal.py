@@ -1,0 +1,101 @@
+"""The normal equations against the full design, and one solver against another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import duckdb
+import numpy as np
+import pytest
+from scipy.sparse import coo_array, csr_array, diags_array, hstack, vstack
+from scipy.sparse.linalg import lsmr
+from step2c_survey import Survey, make
+
+from pipelines.step2c import camera, equations, normal, observations
+from pipelines.step2c.calibrate import calibrate
+from pipelines.step2c.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def survey() -> Survey:
+    return make(stars=1500, visits=6, nights=2, cloudy_nights=(1,))
+
+
+@pytest.fixture(scope="module")
+def tract(survey: Survey) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the judged observations of a tract, gradients and polynomials among the terms."""
+    with survey.connect() as con:
+        camera_of = camera.of(con)
+        settings = Settings(flat_order=2)
+        observations.prepare(con, camera_of, settings)
+        equations.weigh(con, camera_of, settings)
+        equations.assemble(con, settings)
+        yield con
+
+
+def test_elimination_of_the_stars_is_the_full_least_squares(tract: duckdb.DuckDBPyConnection) -> None:
+    made = equations.assemble(tract, Settings(flat_order=2))
+    term, pair = made["normal_term"], made["normal_equation"]
+    assert {"zero_point", "gradient_x", "flat", "flat_20", "reference"} <= set(term["kind"].to_pylist())
+    size = term.num_rows
+    i, j, n11 = (pair[name].to_numpy() for name in ("i", "j", "n11"))
+    upper = i < j
+    n = csr_array(coo_array((np.r_[n11, n11[upper]], (np.r_[i, j[upper]], np.r_[j, i[upper]])), shape=(size, size)))
+    prior = diags_array(np.full(size, 1 / 0.05**2))
+    eliminated = np.linalg.solve((n + prior).toarray(), -term["r1"].to_numpy())
+    fit = tract.sql("SELECT row_number() OVER (ORDER BY star, visit) - 1 AS k, star, visit, w, m FROM fit ORDER BY k").fetchnumpy()
+    row = tract.sql(
+        "WITH f AS (SELECT row_number() OVER (ORDER BY star, visit) - 1 AS k, star, visit FROM fit) "
+        "SELECT k, term, a FROM f JOIN (SELECT star, visit, term, a FROM visit_row UNION ALL "
+        "SELECT star, visit, term, a FROM flat_row) "
+        "USING (star, visit)"
+    ).fetchnumpy()
+    count, stars = len(fit["k"]), int(np.max(fit["star"])) + 1
+    a = coo_array((row["a"], (row["k"], row["term"])), shape=(count, size))
+    s = coo_array((-np.ones(count), (np.arange(count), fit["star"])), shape=(count, stars))
+    root = diags_array(np.sqrt(np.asarray(fit["w"], float)))
+    known = hstack([diags_array(np.full(size, 1 / 0.05)), coo_array((size, stars))])
+    design = vstack([root @ hstack([a, s]), known])
+    right = np.r_[-(root @ np.asarray(fit["m"], float)), np.zeros(size)]
+    whole = lsmr(design, right, atol=1e-14, btol=1e-14, maxiter=20000)[0][:size]
+    np.testing.assert_allclose(eliminated, whole, atol=2e-7)
+
+
+def test_the_zero_point_of_everything_is_the_null_vector(tract: duckdb.DuckDBPyConnection) -> None:
+    made = equations.assemble(tract, Settings())
+    kind = np.array(made["normal_term"]["kind"].to_pylist())
+    shift = np.isin(kind, ["zero_point", "reference"]).astype(float)
+    i, j, n11 = (made["normal_equation"][name].to_numpy() for name in ("i", "j", "n11"))
+    moved = np.bincount(i, n11 * shift[j], len(kind)) + np.bincount(j, np.where(i < j, n11 * shift[i], 0.0), len(kind))
+    assert np.max(np.abs(moved)) < 1e-5 * np.max(n11)
+
+
+def test_conjugate_gradients_give_the_direct_solution_and_its_errors(survey: Survey) -> None:
+    direct = calibrate([survey.tables]).products["calib_visit"]
+    iterated = calibrate([survey.tables], Settings(direct=0, probes=2000)).products["calib_visit"]
+    np.testing.assert_allclose(iterated["zeroPoint"].to_numpy(), direct["zeroPoint"].to_numpy(), atol=1e-8)
+    np.testing.assert_allclose(iterated["zeroPointErr"].to_numpy(), direct["zeroPointErr"].to_numpy(), rtol=0.1)
+
+
+def test_the_preconditioner_is_exact_where_visits_share_no_star() -> None:
+    chance = np.random.default_rng(5)
+    many, few = 40, 4
+    coupling = chance.normal(size=(many, few))
+    whole = np.diag(chance.uniform(5, 9, many + few))
+    whole[:many, many:], whole[many:, :many] = coupling, coupling.T
+    whole[many:, many:] += coupling.T @ coupling
+    right = chance.normal(size=many + few)
+    solved = normal.Uncoupled(csr_array(whole), np.arange(many + few) < many)
+    np.testing.assert_allclose(solved(right[:, None])[:, 0], np.linalg.solve(whole, right), rtol=1e-9)
+    np.testing.assert_allclose(solved.diagonal(), np.diag(np.linalg.inv(whole)), rtol=1e-9)
+
+
+def test_what_cannot_be_solved_is_said() -> None:
+    matrix = csr_array(np.diag([1.0, 0.0]))
+    with pytest.raises(normal.NotSolved, match="neither data nor a prior"):
+        normal.solve(matrix, np.ones(2), np.array([True, False]), 10, 1e-9, 4)
+    with pytest.raises(normal.NotSolved, match="not positive definite"):
+        normal.solve(csr_array(np.array([[1.0, 2.0], [2.0, 1.0]])), np.ones(2), np.ones(2, bool), 10, 1e-9, 4)
+    wide = csr_array(np.diag(np.geomspace(1e-12, 1e12, 60)) + 1e-13)
+    with pytest.raises(normal.NotSolved, match="did not converge"):
+        normal.conjugate_gradients(wide, np.ones((60, 1)), lambda r: r, 1e-14, limit=5)
