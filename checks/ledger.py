@@ -26,8 +26,9 @@ from lake.site import Lake, LakeError, Site
 Row = dict[str, Any]
 #: Phases and steps in the order in which a campaign goes through them.
 STEPS = (
-    "place", "step1", "step2a", "step2b", "fan-in", "step2c.equations", "step2c.solution", "solution", "step2c.standards", "residuals",
-    "step2c.zero_points", "fan-out", "step2d", "step2e", "step3", "step4", "step5", "step6", "return", "step7", "rules", "rule", "storage",
+    "place", "step1", "step2a", "step2b", "fan-in", "step2c.equations", "step2c.solution", "solution", "step2c.standards",
+    "residuals", "step2c.zero_points", "fan-out", "step2d", "step2e", "step3", "step4", "step5", "step6", "return", "step7",
+    "rules", "rule", "storage",
 )  # fmt: skip
 STATES = (
     "visible", "shadowed", "predicted_only", "unsuccessful", "cursed", "lost", "damaged", "in_transit", "parked",

@@ -19,7 +19,7 @@ from checks.audit import quick
 from checks.ledger_sum import sql
 from lake import delta, movement, registry, upkeep
 from lake.site import Lake, LakeError, Site
-from pipelines import steer
+from pipelines import placement, steer
 from pipelines.journal import now
 
 
@@ -66,7 +66,11 @@ def test_a_finished_campaign_reconciles(finished: Lake) -> None:
     assert found.reconciled and found.summary.startswith("reconciled: ")
     assert adds_up(found) and found.totals["visible"] == found.totals["expected"] > 500
     assert found.raw_count == 16 and found.raws == []
-    assert {r["step"] for r in found.rows} == set(ledger.STEPS) - {"rules", "rule", "storage"}
+    assert {r["step"] for r in found.rows} == {name for _, names in placement.PLANS["catalogue"] for name in names} - {"rules"}
+    assert {name for plan in placement.PLANS.values() for _, names in plan for name in names} == set(ledger.STEPS) - {
+        "rule",
+        "storage",
+    }
     assert row(found, "USDF", "return", "object")["visible"] == 4
     assert [r["step"] for r in found.rows] == sorted((r["step"] for r in found.rows), key=ledger.STEPS.index)
 
