@@ -99,6 +99,18 @@ def test_in_part(lake: Lake) -> None:
     assert run(lake, "step1").ok and state(lake)[0] == "done", "a look at a part of what is done does not undo it"
 
 
+def test_a_step_of_parts_is_run_in_all(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = definition.steps("step2c")
+    monkeypatch.setattr(placement, "PLANS", {"catalogue": (PLAN[0], ("central", parts), PLAN[1])})
+    assert run(lake, "step2b").ok
+    assert run(lake, None, "step2c.solution").ok
+    assert {step for step, _ in steps(lake)} - {"step1", "step2a", "step2b"} == {"step2c.solution"}
+    assert run(lake, None, "step2c").ok
+    assert {step: site for step, site in steps(lake) if step in parts} == dict.fromkeys(parts, "A")
+    assert run(lake, "step2c").ok and ("step3", "A") not in steps(lake)
+    assert run(lake).ok and ("step3", "A") in steps(lake)
+
+
 @pytest.mark.parametrize("arguments", [("step9", None, None), (None, "step9", None)])
 def test_unknown_steps(lake: Lake, arguments: tuple[str | None, ...]) -> None:
     with pytest.raises(CampaignError, match="unknown step 'step9'; known steps: step1, step2a"):
