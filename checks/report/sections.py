@@ -9,6 +9,7 @@ from html import escape
 from itertools import groupby
 
 from checks.ledger import STATES, STEPS, Ledger
+from checks.report import calibration as photometry
 from checks.report import curves, sky, style
 from checks.report.curves import ask
 from checks.subject import Row, Subject
@@ -200,9 +201,14 @@ def transfers(subject: Subject) -> str:
 
 
 def calibration(subject: Subject) -> str:
-    """Zero points, detector offsets, residuals."""
-    parts = ["<h3>Zero points</h3>", curves.zero_points(subject), "<h3>Detectors</h3>", curves.flats(subject)]
-    return "\n".join([*parts, "<h3>Residuals</h3>", curves.residuals(subject)])
+    """What is not known, then zero points, nights, detectors, sky and stars."""
+    parts = {
+        "Warnings": photometry.doubts, "Zero points": photometry.zero_points, "Nights": photometry.nights,
+        "Flats over the focal plane": photometry.flats, "Residuals over the focal plane": photometry.residual_maps,
+        "Residuals over the sky": photometry.on_the_sky, "Repeatability of reserved stars": photometry.repeatability,
+        "Residuals of single observations": photometry.residuals,
+    }  # fmt: skip
+    return "\n".join(f"<h3>{title}</h3>\n{make(subject)}" for title, make in parts.items())
 
 
 def survey_metrics(subject: Subject) -> str:
