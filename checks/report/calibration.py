@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from checks.report import sky, style
 from checks.report.curves import EMPTY, ask
 from checks.subject import Row, Subject
+from lake.query import identifier
 
 Array = NDArray[np.float64]
 GREY = "#b9c0c6"
@@ -25,13 +26,17 @@ CELLS = 8
 PRIORS = {"extinction": 0.05, "colour": 0.02, "water": 0.01}
 #: What a kind of doubt means for the reader.
 MEANING = {
-    "no reference stars": "nothing ties these visits to the sky: their constant is that of what they rest on",
-    "no star shared": "nothing but what each rests on ties these sets to each other",
-    "extrapolated": "visits of which no star was seen: zero points by their nights and the flats alone",
-    "extinction not determined": "nights whose visits do not tell: the extinction is much what was assumed",
-    "colour term not determined": "nights whose stars do not tell: the term is much what was assumed",
-    "water term not determined": "nights whose stars do not tell: the term is much what was assumed",
+    "no reference stars": "sets of visits that nothing ties to the sky; their constant is that of what they rest on",
+    "no star shared": "sets of visits of a band that share no star with each other; only what each rests on holds them together",
+    "extrapolated": "visits of which no star was seen; their zero points are by their nights and the flats alone",
+    "extinction not determined": "nights whose visits do not tell; it is much what was assumed (± {extinction:g})",
+    "colour term not determined": "nights whose stars do not tell; it is much what was assumed (± {colour:g})",
+    "water term not determined": "nights whose stars do not tell; it is much what was assumed (± {water:g})",
 }
+#: Where a legend is in the way of nothing: in the line of the title, to the right.
+ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "handletextpad": 0.1, "borderaxespad": 0.1}
+#: Stars that a cell of the sky should hold.
+STARS = 20
 #: Names listed of one kind of doubt and band.
 LISTED = 6
 
@@ -44,7 +49,8 @@ def doubts(subject: Subject) -> str:
     if not ask(subject, "nights"):
         return EMPTY
     settings = (subject.definition.get("config") or {}).get("global_calibration") or {}
-    rows = ask(subject, "doubts", **{name: float(settings.get(name, value)) for name, value in PRIORS.items()})
+    priors = {name: float(settings.get(name, value)) for name, value in PRIORS.items()}
+    rows = ask(subject, "doubts", **priors)
     if not rows:
         return '<p class="good-text">Every visit is tied to the reference catalogue, and every term was determined by the data.</p>'
     listed = []
@@ -54,8 +60,8 @@ def doubts(subject: Subject) -> str:
         more = [f"and {len(mine) - LISTED:,} more"] if len(mine) > LISTED else []
         listed.append({"warning": kind, "band": band, "number": len(mine), "which": "; ".join(names + more)})
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    words = "".join(f"<li><b>{escape(kind)}</b>: {escape(MEANING[kind])}</li>" for kind in kinds)
-    return f'<ul class="doubts">{words}</ul>{style.table(listed)}'
+    words = "".join(f"<li><b>{escape(kind)}</b>: {escape(MEANING[kind].format(**priors))}</li>" for kind in kinds)
+    return f'<div class="doubts"><ul>{words}</ul>{style.table(listed)}</div>'
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -85,7 +91,7 @@ def zero_points(subject: Subject) -> str:
         for edge in edges:
             axis.axvline(edge - 0.5, color=style.RULE, lw=0.8)
         axis.set_title(f"{band}  zero point of every detector (mag)")
-        axis.legend(loc="lower right", ncols=2, handletextpad=0.1)
+        axis.legend(**ABOVE, ncols=3)
     starts = _thinned([0, *edges], len(visits))
     axes[-1, 0].set(
         xticks=starts, xticklabels=[str(nights[visits[i][1]]) for i in starts], xlabel="visits in order of time, by night"
@@ -140,7 +146,7 @@ def nights(subject: Subject) -> str:
             axis.axvline(edge - 0.5, color=style.RULE, lw=0.8)
         axis.set_title(title)
         axis.set_xlim(-0.6, len(days) - 0.4)
-    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(bands), handletextpad=0.1, borderaxespad=0.1)
+    axes[0, 0].legend(**ABOVE, ncols=len(bands))
     ticks = _thinned(range(len(days)), len(days))
     axes[-1, 0].set(xticks=ticks, xticklabels=[str(days[i]) for i in ticks], xlabel="night")
     return style.embed(made, "Bars: errors. Hollow: the data of the night did not determine the term, it is much what was assumed.")
@@ -160,7 +166,7 @@ def flats(subject: Subject) -> str:
     groups = []
     for (band, epoch), mine in groupby(ask(subject, "flats"), lambda row: (row["band"], row["epoch"])):
         groups.append((band, epoch, [cell for row in mine for cell in _flat(row)]))
-    words = "What the global calibration adds to each detector's zero point, on the focal plane, by flat epoch; detectors in their own pixel axes."
+    words = "What the global calibration adds to each detector's zero point, by flat epoch; detectors in their own pixel axes."
     return _mosaics(groups, words)
 
 
@@ -181,7 +187,9 @@ def residual_maps(subject: Subject) -> str:
     groups = []
     for band, mine in groupby(ask(subject, "residual_maps"), lambda row: row["band"]):
         groups.append((band, "", [{**row, "cells": CELLS, "value": row["residual"]} for row in mine]))
-    words = "Mean residual of fitted stars from the solution, in 8 x 8 cells of each detector, all tracts and visits; detectors in their own pixel axes."
+    words = (
+        "Mean residual of fitted stars in 8 x 8 cells of each detector, all tracts and visits; detectors in their own pixel axes."
+    )
     return _mosaics(groups, words)
 
 
@@ -241,14 +249,18 @@ def on_the_sky(subject: Subject) -> str:
     groups = sky.panels(sky.tracts_of(subject))
     if not groups:
         return EMPTY
-    cell = sky.cell(groups)
+    stars = subject.rows(
+        f"SELECT count(*) / greatest(count(DISTINCT band), 1) AS n FROM {identifier(subject.lake.central.name)}.standard_star"
+    )
+    fine = max(sky.cell(groups, 4000), 0.5 * (ask(subject, "detector_size")[0]["size"] or 0.0))
+    coarse = max(sky.cell(groups, 4000), sky.cell(groups, stars[0]["n"] / STARS))
     parts = [
         _sky_map(
-            groups, cell, ask(subject, "sky_residuals", cell=cell), "rms residual of detectors", "cividis",
+            groups, fine, ask(subject, "sky_residuals", cell=fine), "rms residual of detectors", "cividis",
             "Rms of the mean residual of each detector of photometric visits from the solution, in cells of the sky.",
         ),
         _sky_map(
-            groups, cell, ask(subject, "sky_reference", cell=cell), "standard stars - reference catalogue", "RdBu_r",
+            groups, coarse, ask(subject, "sky_reference", cell=coarse), "standard stars - reference catalogue", "RdBu_r",
             "Mean of standard star less reference star in cells of the sky, about the median of the band (no colour terms).",
         ),
     ]  # fmt: skip
@@ -260,11 +272,15 @@ def _sky_map(groups: list[list[Row]], cell: float, rows: list[Row], title: str, 
     if not rows:
         return ""
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
-    made, axes = sky.panel_figure(groups, len(bands))
+    columns = max(1, min(len(bands), 3 // len(groups)))
+    made, axes = sky.panel_figure(groups, -(-len(bands) // columns), columns)
+    lines = [part for row in axes for part in np.split(row, columns)]
+    for axis in [axis for line in lines[len(bands) :] for axis in line]:
+        axis.set_axis_off()
     values = np.array([row["value"] for row in rows])
     limit = max(2.0, float(np.percentile(np.abs(values), 97)))
     low = -limit if colours == "RdBu_r" else 0.0
-    for line, band in zip(axes, bands, strict=True):
+    for line, band in zip(lines, bands, strict=False):
         mine = [row for row in rows if row["band"] == band]
         ra, dec, value = (np.array([row[name] for row in mine], float) for name in ("ra", "dec", "value"))
         for axis, group in zip(line, groups, strict=True):
@@ -277,8 +293,8 @@ def _sky_map(groups: list[list[Row]], cell: float, rows: list[Row], title: str, 
             )  # fmt: skip
             axis.add_collection(shown)
             sky.outline(axis, group)
-        line[0].set_title(f"{band}: {title} (mmag)")
-        made.colorbar(shown, ax=line[-1], shrink=0.9, pad=0.02).outline.set_visible(False)
+        line[0].set_title(f"{band}: {title}")
+    made.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, aspect=12 * len(axes), label="mmag").outline.set_visible(False)
     return style.embed(made, words)
 
 
@@ -299,18 +315,21 @@ def repeatability(subject: Subject) -> str:
     top = 1.3 * max(float(np.percentile([row["scatter"] for row in rows], 99)), 5.0)
     low = max(0.3, 0.5 * float(np.percentile([row["scatter"] for row in rows], 2)))
     for axis, band in zip(axes.flat, bands, strict=False):
-        mag, scatter, expected = (
-            np.array([row[name] for row in rows if row["band"] == band], float) for name in ("mag", "scatter", "expected")
+        mag, scatter, expected, typical = (
+            np.array([row[name] for row in rows if row["band"] == band], float)
+            for name in ("mag", "scatter", "expected", "typical")
         )
         axis.plot(mag, scatter, ".", ms=2, color=GREY, rasterized=len(mag) > MANY)
-        at, middle = running_median(mag, scatter)
+        at, middle = running_median(mag, typical)
         _, photons = running_median(mag, expected)
         axis.plot(at, middle, "-", lw=1.6, color=style.band_colour(band), label="median")
         axis.plot(at, photons, "--", lw=1.1, color=style.INK, label="by the errors")
         bright = middle[: max(1, len(middle) // 3)]
         axis.set(yscale="log", ylim=(low, top))
         axis.set_title(f"{band}  {float(np.median(bright)):.1f} mmag for the brightest third")
+        axis.set_yticks([tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= tick <= top])
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.minorticks_off()
         axis.grid(axis="y")
     axes.flat[0].legend(loc="upper left")
     for axis in axes[-1]:
@@ -318,7 +337,7 @@ def repeatability(subject: Subject) -> str:
     for axis in axes[:, 0]:
         axis.set_ylabel("scatter (mmag)")
     return style.embed(
-        made, "Scatter of the calibrated magnitudes of each reserved star (never fitted) with two observations or more."
+        made, "Scatter of the calibrated magnitudes of reserved stars (never fitted); the median allows for how few observations each has."
     )
 
 

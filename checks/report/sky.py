@@ -141,17 +141,19 @@ def _survey_maps(subject: Subject) -> dict[str, tuple[Array, Array, Array]]:
     return dict(sorted(found.items(), key=lambda item: style.band_order(item[0])))
 
 
-def panel_figure(groups: list[list[Row]], rows: int = 1) -> tuple[Any, Any]:
-    """One panel per group of tracts, all at one scale, RA to the left; axes are (row, panel)."""
+def panel_figure(groups: list[list[Row]], rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """One panel per group of tracts, all at one scale, RA to the left; axes are (row, panel), the panels ``columns`` times."""
     boxes = []
     for group in groups:
         x = [p[0] for t in group for p in _inner(t)]
         y = [p[1] for t in group for p in _inner(t)]
         boxes.append((min(x) - 0.3, max(x) + 0.3, min(y) - 0.3, max(y) + 0.3))
+    boxes *= columns
     widths = [(box[1] - box[0]) * np.cos(np.radians(np.mean(box[2:]))) for box in boxes]
     scale = min(9.4 / sum(widths), 1.3)  # inches per degree
     height = scale * max(box[3] - box[2] for box in boxes) + 0.5
-    made, axes = style.figure(10.6, rows * height, nrows=rows, ncols=len(groups), squeeze=False, width_ratios=widths)
+    width = min(10.6, scale * sum(widths) + 0.6 * len(boxes) + 0.8)
+    made, axes = style.figure(width, rows * height, nrows=rows, ncols=len(boxes), squeeze=False, width_ratios=widths)
     for row in axes:
         for axis, box in zip(row, boxes, strict=True):
             axis.set(xlim=(box[1], box[0]), ylim=box[2:], aspect=1 / np.cos(np.radians(np.mean(box[2:]))))
@@ -167,14 +169,14 @@ def outline(axis: Any, group: list[Row]) -> None:
         axis.add_patch(Polygon(_inner(tract), fill=False, edgecolor=style.INK, lw=0.7, alpha=0.7))
 
 
-def cell(groups: list[list[Row]], count: int = 4000) -> float:
+def cell(groups: list[list[Row]], count: float) -> float:
     """Side (deg) of cells of which about ``count`` cover the tracts, at least 0.05."""
     tracts = [tract for group in groups for tract in group]
     area = sum(
         (t["ra_max"] - t["ra_min"]) * np.cos(np.radians((t["dec_min"] + t["dec_max"]) / 2)) * (t["dec_max"] - t["dec_min"])
         for t in tracts
     )
-    return max(0.05, float(np.sqrt(area / count)))
+    return max(0.05, float(np.sqrt(area / max(count, 1.0))))
 
 
 def _inner(tract: Row) -> list[tuple[float, float]]:
