@@ -53,13 +53,14 @@ def doubts(subject: Subject) -> str:
     rows = ask(subject, "doubts", **priors)
     if not rows:
         return '<p class="good-text">Every visit is tied to the reference catalogue, and every term was determined by the data.</p>'
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    rows.sort(key=lambda row: (kinds.index(row["kind"]), style.band_order(row["band"])))
     listed = []
     for (kind, band), group in groupby(rows, lambda row: (row["kind"], row["band"])):
         mine = list(group)
         names = [f"{row['name']} ({row['words']})" for row in mine[:LISTED]]
         more = [f"and {len(mine) - LISTED:,} more"] if len(mine) > LISTED else []
         listed.append({"warning": kind, "band": band, "number": len(mine), "which": "; ".join(names + more)})
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
     words = "".join(f"<li><b>{escape(kind)}</b>: {escape(MEANING[kind].format(**priors))}</li>" for kind in kinds)
     return f'<div class="doubts"><ul>{words}</ul>{style.table(listed)}</div>'
 
@@ -206,8 +207,7 @@ def _mosaics(groups: list[tuple[str, str, list[Row]]], words: str) -> str:
     low, high = (np.array([f(p.reshape(-1, 2), axis=0) for p in places]) for f in (np.min, np.max))
     low, high = low.min(axis=0), high.max(axis=0)
     wide, tall = high - low
-    columns = min(len(groups), 6 if wide < 2 * tall else 4 if wide < 4 * tall else 2)
-    lines = -(-len(groups) // columns)
+    lines, columns = _grid(len(groups), 6 if wide < 1.5 * tall else 4 if wide < 3 * tall else 2)
     width = min(9.6 / columns, 3.2)
     made, axes = style.figure(
         min(10.6, width * columns + 1.0), lines * (width * min(tall / wide, 1.6) + 0.35), nrows=lines, ncols=columns, squeeze=False
@@ -222,7 +222,7 @@ def _mosaics(groups: list[tuple[str, str, list[Row]]], words: str) -> str:
         axis.add_collection(shown)
         axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         axis.set_title(f"{band}  {epoch}", fontsize=8.5)
-    made.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, aspect=12 * lines, label="mmag").outline.set_visible(False)
+    made.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, aspect=20 * lines, label="mmag").outline.set_visible(False)
     return style.embed(made, words + (f" {left_out} more epochs are not shown." if left_out > 0 else ""))
 
 
@@ -256,11 +256,11 @@ def on_the_sky(subject: Subject) -> str:
     coarse = max(sky.cell(groups, 4000), sky.cell(groups, stars[0]["n"] / STARS))
     parts = [
         _sky_map(
-            groups, fine, ask(subject, "sky_residuals", cell=fine), "rms residual of detectors", "cividis",
+            groups, fine, ask(subject, "sky_residuals", cell=fine), "rms residual", "cividis",
             "Rms of the mean residual of each detector of photometric visits from the solution, in cells of the sky.",
         ),
         _sky_map(
-            groups, coarse, ask(subject, "sky_reference", cell=coarse), "standard stars - reference catalogue", "RdBu_r",
+            groups, coarse, ask(subject, "sky_reference", cell=coarse), "less the reference", "RdBu_r",
             "Mean of standard star less reference star in cells of the sky, about the median of the band (no colour terms).",
         ),
     ]  # fmt: skip
@@ -272,8 +272,8 @@ def _sky_map(groups: list[list[Row]], cell: float, rows: list[Row], title: str, 
     if not rows:
         return ""
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
-    columns = max(1, min(len(bands), 3 // len(groups)))
-    made, axes = sky.panel_figure(groups, -(-len(bands) // columns), columns)
+    count, columns = _grid(len(bands), max(1, 4 // len(groups)))
+    made, axes = sky.panel_figure(groups, count, columns)
     lines = [part for row in axes for part in np.split(row, columns)]
     for axis in [axis for line in lines[len(bands) :] for axis in line]:
         axis.set_axis_off()
@@ -293,9 +293,15 @@ def _sky_map(groups: list[list[Row]], cell: float, rows: list[Row], title: str, 
             )  # fmt: skip
             axis.add_collection(shown)
             sky.outline(axis, group)
-        line[0].set_title(f"{band}: {title}")
-    made.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, aspect=12 * len(axes), label="mmag").outline.set_visible(False)
+        line[0].set_title(f"{band}  {title}")
+    made.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, aspect=20 * len(axes), label="mmag").outline.set_visible(False)
     return style.embed(made, words)
+
+
+def _grid(count: int, most: int) -> tuple[int, int]:
+    """Lines and columns for so many panels, at most ``most`` in a line, the lines as even as can be."""
+    lines = -(-count // most)
+    return lines, -(-count // lines)
 
 
 # -- stars -------------------------------------------------------------------------------------------------------------
@@ -307,8 +313,7 @@ def repeatability(subject: Subject) -> str:
     if not rows:
         return EMPTY
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
-    columns = min(len(bands), 3)
-    lines = -(-len(bands) // columns)
+    lines, columns = _grid(len(bands), 3)
     made, axes = style.figure(10.6, 2.6 * lines + 0.2, nrows=lines, ncols=columns, squeeze=False, sharex=True, sharey=True)
     for axis in list(axes.flat)[len(bands) :]:
         axis.set_axis_off()
@@ -332,12 +337,14 @@ def repeatability(subject: Subject) -> str:
         axis.minorticks_off()
         axis.grid(axis="y")
     axes.flat[0].legend(loc="upper left")
-    for axis in axes[-1]:
+    for axis in list(axes.flat)[: len(bands)][-columns:]:  # the last of each column
         axis.set_xlabel("magnitude")
+        axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("scatter (mmag)")
     return style.embed(
-        made, "Scatter of the calibrated magnitudes of reserved stars (never fitted); the median allows for how few observations each has."
+        made,
+        "Scatter of the calibrated magnitudes of reserved stars (never fitted); the median allows for how few observations each has.",
     )
 
 
@@ -372,8 +379,8 @@ def residuals(subject: Subject) -> str:
             axes[1].hist(bright, bins, histtype="step", color=style.band_colour(band), lw=1.3, label=f"{band} {robust:.1f} mmag")
     axes[1].set_title("bright stars (photon noise < 10 mmag)")
     axes[1].set(xlabel="residual (mmag)", yticks=[])
-    axes[1].set_ylim(0, 1.3 * axes[1].get_ylim()[1])
-    axes[1].legend(loc="upper center", ncols=3, columnspacing=0.8, handlelength=1.0)
+    axes[1].set_ylim(0, 1.45 * axes[1].get_ylim()[1])
+    axes[1].legend(loc="upper center", ncols=2, columnspacing=0.8, handlelength=1.0)
     if errors:
         for band in bands:
             off = np.array([r["error"] for r in errors if r["band"] == band])
