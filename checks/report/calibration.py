@@ -1,71 +1,22 @@
-"""Plots of the calibration, in the order in which doubts arise: what is not known, zero points, nights, detectors, sky, stars."""
+"""Plots of the calibration in time and by star: zero points, nights, repeatability, residuals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
-from itertools import groupby
 from typing import Any
 
 import numpy as np
-from matplotlib.collections import PolyCollection
 from numpy.typing import NDArray
 
-from checks.report import sky, style
+from checks.report import doubts, style
 from checks.report.curves import EMPTY, ask
 from checks.subject import Row, Subject
-from lake.query import identifier
 
 Array = NDArray[np.float64]
-GREY = "#b9c0c6"
 #: More points than this are drawn as pixels.
 MANY = 3000
-#: Cells along the side of a detector: those of the residual maps, and those in which a flat that varies is drawn.
-CELLS = 8
-#: Errors of the terms of a night before they are fitted, where the campaign does not say otherwise (mag).
-PRIORS = {"extinction": 0.05, "colour": 0.02, "water": 0.01}
-#: What a kind of doubt means for the reader.
-MEANING = {
-    "no reference stars": "sets of visits that nothing ties to the sky; their constant is that of what they rest on",
-    "no star shared": "sets of visits of a band that share no star with each other; only what each rests on holds them together",
-    "extrapolated": "visits of which no star was seen; their zero points are by their nights and the flats alone",
-    "extinction not determined": "nights whose visits do not tell; it is much what was assumed (± {extinction:g})",
-    "colour term not determined": "nights whose stars do not tell; it is much what was assumed (± {colour:g})",
-    "water term not determined": "nights whose stars do not tell; it is much what was assumed (± {water:g})",
-}
 #: Where a legend is in the way of nothing: in the line of the title, to the right.
 ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "handletextpad": 0.1, "borderaxespad": 0.1}
-#: Stars that a cell of the sky should hold.
-STARS = 20
-#: Names listed of one kind of doubt and band.
-LISTED = 6
-
-
-# -- what is not known -------------------------------------------------------------------------------------------------
-
-
-def doubts(subject: Subject) -> str:
-    """What the solution could not know, by name: sets of visits without anchor, extrapolated visits, terms without data."""
-    if not ask(subject, "nights"):
-        return EMPTY
-    settings = (subject.definition.get("config") or {}).get("global_calibration") or {}
-    priors = {name: float(settings.get(name, value)) for name, value in PRIORS.items()}
-    rows = ask(subject, "doubts", **priors)
-    if not rows:
-        return '<p class="good-text">Every visit is tied to the reference catalogue, and every term was determined by the data.</p>'
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    rows.sort(key=lambda row: (kinds.index(row["kind"]), style.band_order(row["band"])))
-    listed = []
-    for (kind, band), group in groupby(rows, lambda row: (row["kind"], row["band"])):
-        mine = list(group)
-        names = [f"{row['name']} ({row['words']})" for row in mine[:LISTED]]
-        more = [f"and {len(mine) - LISTED:,} more"] if len(mine) > LISTED else []
-        listed.append({"warning": kind, "band": band, "number": len(mine), "which": "; ".join(names + more)})
-    words = "".join(f"<li><b>{escape(kind)}</b>: {escape(MEANING[kind].format(**priors))}</li>" for kind in kinds)
-    return f'<div class="doubts"><ul>{words}</ul>{style.table(listed)}</div>'
-
-
-# -- time --------------------------------------------------------------------------------------------------------------
 
 
 def zero_points(subject: Subject) -> str:
@@ -82,7 +33,7 @@ def zero_points(subject: Subject) -> str:
     for axis, band in zip(axes[:, 0], bands, strict=True):
         for word, colour, mark in (
             ("photometric", style.band_colour(band), "."),
-            ("cloudy", GREY, "."),
+            ("cloudy", style.GREY, "."),
             ("extrapolated", style.BAD, "x"),
         ):
             mine = [row for row in rows if row["band"] == band and _kind(row) == word]
@@ -127,6 +78,7 @@ def nights(subject: Subject) -> str:
         )
         if any(row[name] is not None for row in rows)
     ]
+    assumed = doubts.priors(subject)
     days = sorted({row["day_obs"] for row in rows})
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
     made, axes = style.figure(10.6, 1.9 * len(shown) + 0.5, nrows=len(shown), squeeze=False, sharex=True)
@@ -135,7 +87,7 @@ def nights(subject: Subject) -> str:
             mine = [row for row in rows if row["band"] == band and row[name] is not None]
             shift = 0.5 * (number - (len(bands) - 1) / 2) / len(bands)
             for determined in (True, False):
-                part = [row for row in mine if _determined(row, name, error) is determined]
+                part = [row for row in mine if _determined(row, name, error, assumed) is determined]
                 if part:
                     axis.errorbar(
                         [days.index(row["day_obs"]) + shift for row in part], [row[name] for row in part],
@@ -153,158 +105,9 @@ def nights(subject: Subject) -> str:
     return style.embed(made, "Bars: errors. Hollow: the data of the night did not determine the term, it is much what was assumed.")
 
 
-def _determined(row: Row, name: str, error: str) -> bool:
-    if name == "extinction":
-        return bool(row["fitted"])
-    return row[error] is not None and row[error] <= 0.5 * PRIORS[name.partition("_")[0]]
-
-
-# -- focal plane -------------------------------------------------------------------------------------------------------
-
-
-def flats(subject: Subject) -> str:
-    """What is added to the detectors, on the focal plane, by band and epoch."""
-    groups = []
-    for (band, epoch), mine in groupby(ask(subject, "flats"), lambda row: (row["band"], row["epoch"])):
-        groups.append((band, epoch, [cell for row in mine for cell in _flat(row)]))
-    words = "What the global calibration adds to each detector's zero point, by flat epoch; detectors in their own pixel axes."
-    return _mosaics(groups, words)
-
-
-def _flat(row: Row) -> list[Row]:
-    """A detector's offset, as one cell; in 8 x 8 cells where polynomials over it were fitted."""
-    terms = [row[name] for name in ("t10", "t01", "t20", "t11", "t02")]
-    if all(term is None for term in terms):
-        return [{**row, "ix": 0, "iy": 0, "cells": 1, "value": row["offset"]}]
-    at = (np.arange(CELLS) + 0.5) * 2 / CELLS - 1
-    x, y = np.meshgrid(at, at)
-    shapes = (x, y, 2 * x**2 - 1, x * y, 2 * y**2 - 1)
-    values = row["offset"] + sum((term or 0.0) * shape for term, shape in zip(terms, shapes, strict=True))
-    return [{**row, "ix": ix, "iy": iy, "cells": CELLS, "value": values[iy, ix]} for iy in range(CELLS) for ix in range(CELLS)]
-
-
-def residual_maps(subject: Subject) -> str:
-    """What is left over the detectors, on the focal plane, by band."""
-    groups = []
-    for band, mine in groupby(ask(subject, "residual_maps"), lambda row: row["band"]):
-        groups.append((band, "", [{**row, "cells": CELLS, "value": row["residual"]} for row in mine]))
-    words = (
-        "Mean residual of fitted stars in 8 x 8 cells of each detector, all tracts and visits; detectors in their own pixel axes."
-    )
-    return _mosaics(groups, words)
-
-
-def _mosaics(groups: list[tuple[str, str, list[Row]]], words: str) -> str:
-    """One focal plane per band and epoch, at most 12, with one scale of colours."""
-    if not groups:
-        return EMPTY
-    groups = sorted(groups, key=lambda group: (style.band_order(group[0]), group[1]))
-    left_out = len(groups) - 12
-    groups = groups[:12]
-    values = np.array([cell["value"] for *_, cells in groups for cell in cells])
-    limit = max(2.0, float(np.percentile(np.abs(values), 98)))
-    places = [_cells(cells) for *_, cells in groups]
-    low, high = (np.array([f(p.reshape(-1, 2), axis=0) for p in places]) for f in (np.min, np.max))
-    low, high = low.min(axis=0), high.max(axis=0)
-    wide, tall = high - low
-    lines, columns = _grid(len(groups), 6 if wide < 1.5 * tall else 4 if wide < 3 * tall else 2)
-    width = min(9.6 / columns, 3.2)
-    made, axes = style.figure(
-        min(10.6, width * columns + 1.0), lines * (width * min(tall / wide, 1.6) + 0.35), nrows=lines, ncols=columns, squeeze=False
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, (band, epoch, cells), corners in zip(axes.flat, groups, places, strict=False):
-        shown = PolyCollection(
-            list(corners), array=np.array([cell["value"] for cell in cells]), cmap="RdBu_r", clim=(-limit, limit), lw=0.2,
-            edgecolors="face", rasterized=len(cells) > 500,
-        )  # fmt: skip
-        axis.add_collection(shown)
-        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-        axis.set_title(f"{band}  {epoch}", fontsize=8.5)
-    made.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, aspect=20 * lines, label="mmag").outline.set_visible(False)
-    return style.embed(made, words + (f" {left_out} more epochs are not shown." if left_out > 0 else ""))
-
-
-def _cells(cells: list[Row]) -> Array:
-    """Corners of cells on the focal plane, (n, 4, 2): detectors as large as the distance between neighbours lets them be."""
-    x, y, width, height, ix, iy, count = (
-        np.array([cell[name] for cell in cells], float) for name in ("x", "y", "width", "height", "ix", "iy", "cells")
-    )
-    centres = np.unique(np.stack([x, y], axis=1), axis=0)[:500]
-    distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
-    np.fill_diagonal(distance, np.inf)
-    near = float(np.median(distance.min(axis=1))) if len(centres) > 1 else 1.0
-    scale = 0.97 * near / float(min(width.min(), height.min()))
-    left, low = x + scale * width * (ix / count - 0.5), y + scale * height * (iy / count - 0.5)
-    right, top = left + scale * width / count, low + scale * height / count
-    return np.stack([np.stack(pair, axis=1) for pair in ((left, low), (right, low), (right, top), (left, top))], axis=1)
-
-
-# -- sky ---------------------------------------------------------------------------------------------------------------
-
-
-def on_the_sky(subject: Subject) -> str:
-    """What is left of the detectors, and standard stars against the reference catalogue, by place on the sky."""
-    groups = sky.panels(sky.tracts_of(subject))
-    if not groups:
-        return EMPTY
-    stars = subject.rows(
-        f"SELECT count(*) / greatest(count(DISTINCT band), 1) AS n FROM {identifier(subject.lake.central.name)}.standard_star"
-    )
-    fine = max(sky.cell(groups, 4000), 0.5 * (ask(subject, "detector_size")[0]["size"] or 0.0))
-    coarse = max(sky.cell(groups, 4000), sky.cell(groups, stars[0]["n"] / STARS))
-    parts = [
-        _sky_map(
-            groups, fine, ask(subject, "sky_residuals", cell=fine), "rms residual", "cividis",
-            "Rms of the mean residual of each detector of photometric visits from the solution, in cells of the sky.",
-        ),
-        _sky_map(
-            groups, coarse, ask(subject, "sky_reference", cell=coarse), "less the reference", "RdBu_r",
-            "Mean of standard star less reference star in cells of the sky, about the median of the band (no colour terms).",
-        ),
-    ]  # fmt: skip
-    return "".join(parts) or EMPTY
-
-
-def _sky_map(groups: list[list[Row]], cell: float, rows: list[Row], title: str, colours: str, words: str) -> str:
-    """A row of panels per band, coloured by ``value`` (mmag); about zero where the colours diverge."""
-    if not rows:
-        return ""
-    bands = sorted({row["band"] for row in rows}, key=style.band_order)
-    count, columns = _grid(len(bands), max(1, 4 // len(groups)))
-    made, axes = sky.panel_figure(groups, count, columns)
-    lines = [part for row in axes for part in np.split(row, columns)]
-    for axis in [axis for line in lines[len(bands) :] for axis in line]:
-        axis.set_axis_off()
-    values = np.array([row["value"] for row in rows])
-    limit = max(2.0, float(np.percentile(np.abs(values), 97)))
-    low = -limit if colours == "RdBu_r" else 0.0
-    for line, band in zip(lines, bands, strict=False):
-        mine = [row for row in rows if row["band"] == band]
-        ra, dec, value = (np.array([row[name] for row in mine], float) for name in ("ra", "dec", "value"))
-        for axis, group in zip(line, groups, strict=True):
-            x, y, chosen = sky.inside(axis, ra, dec, value)
-            half, flat = 0.5 * cell, 0.5 * cell / np.cos(np.radians(y))
-            corners = [np.stack([x + i * flat, y + j * half], axis=1) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-            shown = PolyCollection(
-                list(np.stack(corners, axis=1)), array=chosen, cmap=colours, clim=(low, limit), lw=0.2, edgecolors="face",
-                rasterized=len(x) > 500,
-            )  # fmt: skip
-            axis.add_collection(shown)
-            sky.outline(axis, group)
-        line[0].set_title(f"{band}  {title}")
-    made.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, aspect=20 * len(axes), label="mmag").outline.set_visible(False)
-    return style.embed(made, words)
-
-
-def _grid(count: int, most: int) -> tuple[int, int]:
-    """Lines and columns for so many panels, at most ``most`` in a line, the lines as even as can be."""
-    lines = -(-count // most)
-    return lines, -(-count // lines)
-
-
-# -- stars -------------------------------------------------------------------------------------------------------------
+def _determined(row: Row, name: str, error: str, assumed: dict[str, float]) -> bool:
+    known = row[error] is not None and row[error] <= 0.5 * assumed[name.partition("_")[0]]
+    return bool(known and (row["fitted"] or name != "extinction"))
 
 
 def repeatability(subject: Subject) -> str:
@@ -313,7 +116,7 @@ def repeatability(subject: Subject) -> str:
     if not rows:
         return EMPTY
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
-    lines, columns = _grid(len(bands), 3)
+    lines, columns = style.grid(len(bands), 3)
     made, axes = style.figure(10.6, 2.6 * lines + 0.2, nrows=lines, ncols=columns, squeeze=False, sharex=True, sharey=True)
     for axis in list(axes.flat)[len(bands) :]:
         axis.set_axis_off()
@@ -324,7 +127,7 @@ def repeatability(subject: Subject) -> str:
             np.array([row[name] for row in rows if row["band"] == band], float)
             for name in ("mag", "scatter", "expected", "typical")
         )
-        axis.plot(mag, scatter, ".", ms=2, color=GREY, rasterized=len(mag) > MANY)
+        axis.plot(mag, scatter, ".", ms=2, color=style.GREY, rasterized=len(mag) > MANY)
         at, middle = running_median(mag, typical)
         _, photons = running_median(mag, expected)
         axis.plot(at, middle, "-", lw=1.6, color=style.band_colour(band), label="median")
@@ -342,10 +145,10 @@ def repeatability(subject: Subject) -> str:
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("scatter (mmag)")
-    return style.embed(
-        made,
-        "Scatter of the calibrated magnitudes of reserved stars (never fitted); the median allows for how few observations each has.",
+    words = (
+        "Scatter of the calibrated magnitudes of reserved stars (never fitted); the median allows for how few observations there are."
     )
+    return style.embed(made, words)
 
 
 def running_median(x: Array, y: Array, bins: int = 12) -> tuple[Array, Array]:

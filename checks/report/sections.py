@@ -10,7 +10,7 @@ from itertools import groupby
 
 from checks.ledger import STATES, STEPS, Ledger
 from checks.report import calibration as photometry
-from checks.report import curves, sky, style
+from checks.report import curves, doubts, focal_plane, sky, sky_residuals, style
 from checks.report.curves import ask
 from checks.subject import Row, Subject
 from checks.suites import Verdict
@@ -203,9 +203,9 @@ def transfers(subject: Subject) -> str:
 def calibration(subject: Subject) -> str:
     """What is not known, then zero points, nights, detectors, sky and stars."""
     parts = {
-        "Warnings": photometry.doubts, "Zero points": photometry.zero_points, "Nights": photometry.nights,
-        "Flats over the focal plane": photometry.flats, "Residuals over the focal plane": photometry.residual_maps,
-        "Residuals over the sky": photometry.on_the_sky, "Repeatability of reserved stars": photometry.repeatability,
+        "Warnings": doubts.doubts, "Zero points": photometry.zero_points, "Nights": photometry.nights,
+        "Flats over the focal plane": focal_plane.flats, "Residuals over the focal plane": focal_plane.residual_maps,
+        "Residuals over the sky": sky_residuals.on_the_sky, "Repeatability of reserved stars": photometry.repeatability,
         "Residuals of single observations": photometry.residuals,
     }  # fmt: skip
     return "\n".join(f"<h3>{title}</h3>\n{make(subject)}" for title, make in parts.items())

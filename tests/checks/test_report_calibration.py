@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 import schemas
-from checks.report import calibration, sky, style
+from checks.report import calibration, doubts, focal_plane, sky, sky_residuals, style
 from checks.report.curves import EMPTY
 from checks.subject import Subject
 from pipelines.step2c.settings import Settings
@@ -97,9 +98,9 @@ def component(number: int, **given: Any) -> dict[str, Any]:
 
 
 def test_nothing_to_doubt() -> None:
-    said = calibration.doubts(subject(calib_night=[NIGHT | {"day_obs": 1}], calib_component=[component(0)]))
+    said = doubts.doubts(subject(calib_night=[NIGHT | {"day_obs": 1}], calib_component=[component(0)]))
     assert "good-text" in said and "table" not in said
-    assert calibration.doubts(subject()) == EMPTY
+    assert doubts.doubts(subject()) == EMPTY
 
 
 def test_sets_of_visits_without_anchor_are_named() -> None:
@@ -109,7 +110,7 @@ def test_sets_of_visits_without_anchor_are_named() -> None:
     ]
     alone = component(1, absolute=False, gauge="preliminary zero points", nReference=2)
     other = component(0, band="r", visit=77)
-    said = calibration.doubts(subject(calib_night=[NIGHT], calib_component=[component(0), alone, other], calib_visit=visits))
+    said = doubts.doubts(subject(calib_night=[NIGHT], calib_component=[component(0), alone, other], calib_visit=visits))
     assert "that of visit 10 (4 visits of 102, 103, on preliminary zero points; 2 reference stars seen)" in said
     assert "no star shared" in said and "that of visit 0 (4 visits of 101); that of visit 10 (4 visits of 102, 103)" in said
     assert "77" not in said, "a band in one piece, tied to the sky, is in no doubt"
@@ -117,7 +118,7 @@ def test_sets_of_visits_without_anchor_are_named() -> None:
 
 def test_extrapolated_visits_are_named_and_the_list_ends() -> None:
     visits = [{"instrument": "T", "band": "g", "visit": v, "day_obs": 101, "extrapolated": v > 2} for v in range(1, 13)]
-    said = calibration.doubts(subject(calib_night=[NIGHT], calib_visit=visits))
+    said = doubts.doubts(subject(calib_night=[NIGHT], calib_visit=visits))
     assert "extrapolated" in said and "10 (night 101)" in said and "and 4 more" in said
     assert ">1 (night" not in said and ">2 (night" not in said
 
@@ -131,16 +132,16 @@ def test_terms_that_the_data_did_not_determine_are_named() -> None:
         NIGHT | {"day_obs": 105, "colour_term": 0.01, "colour_termErr": 0.009, "water_term": 0.002, "water_termErr": 0.004},
         NIGHT | {"day_obs": 106, "colour_termErr": 0.02, "water_termErr": 0.01},
     ]
-    said = calibration.doubts(subject(calib_night=nights))
+    said = doubts.doubts(subject(calib_night=nights))
     assert "102 (0.200 ± 0.050); 103 (0.200 ± 0.030)" in said and "(± 0.05)" in said
     assert "104 (0.0000 ± 0.0110)" in said and "104 (0.0020 ± 0.0060)" in said
     assert not [night for night in (101, 105, 106) if f"{night} (" in said]
-    wider = calibration.doubts(subject({"colour": 0.1, "extinction": 0.5}, calib_night=nights))
+    wider = doubts.doubts(subject({"colour": 0.1, "extinction": 0.5}, calib_night=nights))
     assert "103 (" not in wider and "colour term" not in wider and "102 (" in wider and "water term" in wider
 
 
 def test_what_is_assumed_is_what_the_solution_assumes() -> None:
-    assert {name: getattr(Settings(), name) for name in calibration.PRIORS} == calibration.PRIORS
+    assert {name: getattr(Settings(), name) for name in doubts.PRIORS} == doubts.PRIORS
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -187,14 +188,14 @@ def flat(detector: int, **given: Any) -> dict[str, Any]:
 
 
 def test_flats_stand_where_the_detectors_are(drawn: list[Figure]) -> None:
-    calibration.flats(subject(detector=DETECTORS, calib_flat=[flat(0), flat(1)]))
+    focal_plane.flats(subject(detector=DETECTORS, calib_flat=[flat(0), flat(1)]))
     (shown,) = cells(drawn[0])
     assert shown.get_array().tolist() == [10.0, -10.0]
     assert np.allclose(middles(shown), [(0.0, 0.0), (0.5, 0.0)])
 
 
 def test_a_flat_that_varies_over_the_detector(drawn: list[Figure]) -> None:
-    calibration.flats(subject(detector=DETECTORS, calib_flat=[flat(0, t10=0.004, t02=None), flat(1), flat(0, epoch="e1")]))
+    focal_plane.flats(subject(detector=DETECTORS, calib_flat=[flat(0, t10=0.004, t02=None), flat(1), flat(0, epoch="e1")]))
     first, second = cells(drawn[0])
     values, x = first.get_array()[:64], middles(first)[:64, 0]
     assert len(first.get_array()) == 65 and values.mean() == pytest.approx(10.0)
@@ -210,7 +211,7 @@ def test_residuals_over_the_focal_plane_are_a_weighted_mean(drawn: list[Figure])
         }  # fmt: skip
 
     rows = [cell(1, 0.001, 3e6), cell(2, 0.005, 1e6), cell(1, -0.003, 1e6, ix=0, iy=7)]
-    calibration.residual_maps(subject(detector=DETECTORS, calib_residual_map=rows, calib_visit=[{"instrument": "T", "visit": 1}]))
+    focal_plane.residual_maps(subject(detector=DETECTORS, calib_residual_map=rows, calib_visit=[{"instrument": "T", "visit": 1}]))
     (shown,) = cells(drawn[0])
     assert np.allclose(shown.get_array(), [-3.0, 2.0])
     upper_left, lower_right = middles(shown)
@@ -232,7 +233,7 @@ def test_residuals_over_the_sky(drawn: list[Figure]) -> None:
     visits = [{"instrument": "T", "visit": v, "photometric": v != 3} for v in (1, 2, 3)]
     values = {1: 0.003, 2: -0.004, 3: 0.5}
     rows = [{"tract": 1, "band": "g", "visit": v, "detector": 0, "residual": r, "weight": 1e6} for v, r in values.items()]
-    calibration.on_the_sky(
+    sky_residuals.on_the_sky(
         subject(
             tract=[TRACT], calib_visit=visits, calib_residual=rows, visit_detector_region=[region(v, 0, 0.0, 0.5) for v in values],
             skymap=[{"skymap": "s", "pixel_scale": 0.5}],
@@ -258,7 +259,7 @@ def test_standard_stars_against_the_reference_catalogue(drawn: list[Figure]) -> 
         for i, (a, d) in enumerate(zip(ra, dec, strict=True))
     ]
     known += [{**row, "reference_id": 1000 + i, "coord_dec": row["coord_dec"] + 0.02, "g_mag": 12.0} for i, row in enumerate(known)]
-    calibration.on_the_sky(
+    sky_residuals.on_the_sky(
         subject(tract=[TRACT], standard_star=stars, reference_star=known, skymap=[{"skymap": "s", "pixel_scale": 0.5}])
     )
     (shown,) = cells(drawn[0])
@@ -304,7 +305,13 @@ def test_running_medians() -> None:
     assert [len(part) for part in calibration.running_median(np.arange(3.0), np.arange(3.0))] == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["zero_points", "nights", "flats", "residual_maps", "on_the_sky", "repeatability", "residuals"])
-def test_what_is_not_there_yet_is_said(name: str) -> None:
-    assert getattr(calibration, name)(subject()) == EMPTY
-    assert getattr(calibration, name)(subject(tract=[TRACT])) == EMPTY
+PICTURES = (
+    calibration.zero_points, calibration.nights, focal_plane.flats, focal_plane.residual_maps, sky_residuals.on_the_sky,
+    calibration.repeatability, calibration.residuals,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.__name__)
+def test_what_is_not_there_yet_is_said(picture: Callable[[Subject], str]) -> None:
+    assert picture(subject()) == EMPTY
+    assert picture(subject(tract=[TRACT])) == EMPTY
