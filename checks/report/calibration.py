@@ -145,9 +145,7 @@ def repeatability(subject: Subject) -> str:
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("scatter (mmag)")
-    words = (
-        "Scatter of the calibrated magnitudes of reserved stars (never fitted); the median allows for how few observations there are."
-    )
+    words = "Scatter of the calibrated magnitudes of reserved stars (never fitted); the median allows for how few each has."
     return style.embed(made, words)
 
 
