@@ -8,7 +8,7 @@ has not run yet); and, on top of what was expected, unexpected datasets and orph
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,15 @@ STATES = (
 )  # fmt: skip
 #: States that need no decision by anyone.
 FINE = ("visible", "shadowed", "predicted_only", "orphan")
+
+
+def order(definition: Mapping[str, Any]) -> tuple[str, ...]:
+    """STEPS in the order of a campaign: where sites make the equations of their own tracts, these come before the fan-in."""
+    if (definition.get("calibration") or {}).get("mode") != "partial":
+        return STEPS
+    steps = [step for step in STEPS if step != "fan-in"]
+    steps.insert(steps.index("step2c.equations") + 1, "fan-in")
+    return tuple(steps)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from checks.ledger import STEPS
+from checks.ledger import order
 from checks.report import style
 from checks.subject import Row, Subject
 from lake.query import identifier
@@ -33,7 +33,7 @@ def timeline(subject: Subject, colour: dict[str, str]) -> str:
     rows = ask(subject, "spans")
     if not rows:
         return EMPTY
-    steps = [step for step in STEPS if any(row["step"] == step for row in rows)]
+    steps = [step for step in order(subject.definition) if any(row["step"] == step for row in rows)]
     unit, word = (60.0, "minutes") if max(row["end"] for row in rows) < 5400 else (3600.0, "hours")
     sites = list(subject.lake.sites)
     made, axis = style.figure(10.6, 0.28 * len(steps) + 0.9)

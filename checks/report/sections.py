@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from checks.ledger import STATES, STEPS, Ledger
+from checks.ledger import STATES, Ledger, order
 from checks.report import calibration as photometry
 from checks.report import curves, doubts, focal_plane, sky, sky_residuals, style
 from checks.report.curves import ask
@@ -115,7 +115,7 @@ def matrix(subject: Subject, steps: list[Row]) -> str:
         files, size = moved.get(link["phase"], (0, 0))
         moved[link["phase"]] = (files + link["files"], size + link["bytes"])
     lines = ""
-    for step in STEPS:
+    for step in order(subject.definition):
         rows = [known[(step, site)] for site in subject.lake.sites if (step, site) in known]
         if not rows:
             continue

@@ -75,6 +75,14 @@ def test_a_finished_campaign_reconciles(finished: Lake) -> None:
     assert [r["step"] for r in found.rows] == sorted((r["step"] for r in found.rows), key=ledger.STEPS.index)
 
 
+@pytest.mark.parametrize("mode", ["catalogue", "partial"])
+def test_steps_stand_in_the_order_of_the_plan(mode: str) -> None:
+    plan = [name for _, names in placement.PLANS[mode] for name in names]
+    known = ledger.order({"calibration": {"mode": mode}})
+    assert [step for step in known if step in plan] == plan and set(known) == set(ledger.STEPS)
+    assert ledger.order({}) == ledger.STEPS
+
+
 def test_lost_and_damaged_files_are_named(lake: Lake) -> None:
     site = lake.site("FRDF")
     gone, short, stray = files(site, "visit_image")[0], files(site, "object")[0], site.path("files/paper/step4/x.fits")
