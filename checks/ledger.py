@@ -9,7 +9,7 @@ and orphan files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -39,6 +39,15 @@ STATES = (
 )  # fmt: skip
 #: States that need no decision by anyone.
 FINE = ("visible", "shadowed", "predicted_only", "archived", "orphan")
+
+
+def order(definition: Mapping[str, Any]) -> tuple[str, ...]:
+    """STEPS in the order of a campaign: where sites make the equations of their own tracts, these come before the fan-in."""
+    if (definition.get("calibration") or {}).get("mode") != "partial":
+        return STEPS
+    steps = [step for step in STEPS if step != "fan-in"]
+    steps.insert(steps.index("step2c.equations") + 1, "fan-in")
+    return tuple(steps)
 
 
 @dataclass(frozen=True)

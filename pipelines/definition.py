@@ -116,6 +116,11 @@ class Pipeline:
                 return f"{campaign}/{task.step.partition('.')[0]}"
         return f"{campaign}/{PLACED[dataset_type]}"
 
+    def types(self, name: str) -> list[str]:
+        """The dataset types that a step, or any part of it, reads or makes, in alphabetical order."""
+        tasks = [task for step in steps(name) for task in self.step(step)]
+        return sorted({kind for task in tasks for kind in (*(given.dataset_type for given in task.inputs), *task.outputs)})
+
     def dimensions(self) -> dict[str, list[str]]:
         """Required dimensions by dataset type."""
         return {name: list(kind.dimensions) for name, kind in self.dataset_types.items()}

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from checks.ledger import STATES, STEPS, Ledger
-from checks.report import curves, sky, style
+from checks.ledger import STATES, Ledger, order
+from checks.report import calibration as photometry
+from checks.report import curves, doubts, focal_plane, sky, sky_residuals, style
 from checks.report.curves import ask
 from checks.subject import Row, Subject
 from checks.suites import Verdict
@@ -114,7 +115,7 @@ def matrix(subject: Subject, steps: list[Row]) -> str:
         files, size = moved.get(link["phase"], (0, 0))
         moved[link["phase"]] = (files + link["files"], size + link["bytes"])
     lines = ""
-    for step in STEPS:
+    for step in order(subject.definition):
         rows = [known[(step, site)] for site in subject.lake.sites if (step, site) in known]
         if not rows:
             continue
@@ -200,9 +201,14 @@ def transfers(subject: Subject) -> str:
 
 
 def calibration(subject: Subject) -> str:
-    """Zero points, detector offsets, residuals."""
-    parts = ["<h3>Zero points</h3>", curves.zero_points(subject), "<h3>Detectors</h3>", curves.flats(subject)]
-    return "\n".join([*parts, "<h3>Residuals</h3>", curves.residuals(subject)])
+    """What is not known, then zero points, nights, detectors, sky and stars."""
+    parts = {
+        "Warnings": doubts.doubts, "Zero points": photometry.zero_points, "Nights": photometry.nights,
+        "Flats over the focal plane": focal_plane.flats, "Residuals over the focal plane": focal_plane.residual_maps,
+        "Residuals over the sky": sky_residuals.on_the_sky, "Repeatability of reserved stars": photometry.repeatability,
+        "Residuals of single observations": photometry.residuals,
+    }  # fmt: skip
+    return "\n".join(f"<h3>{title}</h3>\n{make(subject)}" for title, make in parts.items())
 
 
 def survey_metrics(subject: Subject) -> str:

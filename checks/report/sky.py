@@ -76,15 +76,15 @@ def footprint(subject: Subject) -> str:
         return '<p class="note">no tract is known yet</p>'
     visits = subject.con.table("SELECT DISTINCT visit, band, ra, dec FROM visit ORDER BY visit").to_pylist()
     colour = colours(subject)
-    made, axes = _panels(groups)
+    made, axes = panel_figure(groups)
     for axis, group in zip(axes[0], groups, strict=True):
         for tract in group:
-            outline = _inner(tract)
-            axis.add_patch(Polygon(outline, facecolor=colour[tract["owner"]] + "30", edgecolor=colour[tract["owner"]], lw=1.2))
+            inner = _inner(tract)
+            axis.add_patch(Polygon(inner, facecolor=colour[tract["owner"]] + "30", edgecolor=colour[tract["owner"]], lw=1.2))
             for other in tract["also"]:
-                axis.add_patch(Polygon(outline, fill=False, hatch="//", edgecolor=colour[other], lw=0, alpha=0.55))
+                axis.add_patch(Polygon(inner, fill=False, hatch="//", edgecolor=colour[other], lw=0, alpha=0.55))
             axis.text(tract["x"], tract["dec_max"] - 0.06, str(tract["tract"]), ha="center", va="top", fontsize=8.5)
-        x, y = _inside(axis, np.array([v["ra"] for v in visits]), np.array([v["dec"] for v in visits]))
+        x, y = inside(axis, np.array([v["ra"] for v in visits]), np.array([v["dec"] for v in visits]))
         axis.plot(x, y, ".", ms=3, color=style.INK, alpha=0.55)
     legend = "".join(
         f'<span><i class="swatch" style="background:{colour[name]}"></i>{name}: tracts '
@@ -103,14 +103,13 @@ def depth(subject: Subject) -> str:
     maps = _survey_maps(subject)
     if not groups or not maps:
         return '<p class="note">no survey map yet (step 7 makes it)</p>'
-    made, axes = _panels(groups, len(maps))
+    made, axes = panel_figure(groups, len(maps))
     for row, (band, (ra, dec, values)) in zip(axes, maps.items(), strict=True):
         low, high = np.percentile(values, [3, 99.5])
         for axis, group in zip(row, groups, strict=True):
-            x, y, chosen = _inside(axis, ra, dec, values)
+            x, y, chosen = inside(axis, ra, dec, values)
             shown = axis.scatter(x, y, c=chosen, s=1.6, marker="s", lw=0, cmap="cividis", vmin=low, vmax=high, rasterized=True)
-            for tract in group:
-                axis.add_patch(Polygon(_inner(tract), fill=False, edgecolor=style.INK, lw=0.7, alpha=0.7))
+            outline(axis, group)
         row[0].set_title(f"{band}: 5 sigma point-source depth of the coadds (AB mag)")
         made.colorbar(shown, ax=row[-1], shrink=0.9, pad=0.02).outline.set_visible(False)
     return style.embed(made, "HEALPix cells with data in the deep coadds; thin lines: inner regions of the tracts.")
@@ -142,17 +141,19 @@ def _survey_maps(subject: Subject) -> dict[str, tuple[Array, Array, Array]]:
     return dict(sorted(found.items(), key=lambda item: style.band_order(item[0])))
 
 
-def _panels(groups: list[list[Row]], rows: int = 1) -> tuple[Any, Any]:
-    """One panel per group of tracts, all at one scale, RA to the left; axes are (row, panel)."""
+def panel_figure(groups: list[list[Row]], rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """One panel per group of tracts, all at one scale, RA to the left; axes are (row, panel), the panels ``columns`` times."""
     boxes = []
     for group in groups:
         x = [p[0] for t in group for p in _inner(t)]
         y = [p[1] for t in group for p in _inner(t)]
         boxes.append((min(x) - 0.3, max(x) + 0.3, min(y) - 0.3, max(y) + 0.3))
+    boxes *= columns
     widths = [(box[1] - box[0]) * np.cos(np.radians(np.mean(box[2:]))) for box in boxes]
     scale = min(9.4 / sum(widths), 1.3)  # inches per degree
     height = scale * max(box[3] - box[2] for box in boxes) + 0.5
-    made, axes = style.figure(10.6, rows * height, nrows=rows, ncols=len(groups), squeeze=False, width_ratios=widths)
+    width = min(10.6, scale * sum(widths) + 0.6 * len(boxes) + 0.8)
+    made, axes = style.figure(width, rows * height, nrows=rows, ncols=len(boxes), squeeze=False, width_ratios=widths)
     for row in axes:
         for axis, box in zip(row, boxes, strict=True):
             axis.set(xlim=(box[1], box[0]), ylim=box[2:], aspect=1 / np.cos(np.radians(np.mean(box[2:]))))
@@ -160,6 +161,22 @@ def _panels(groups: list[list[Row]], rows: int = 1) -> tuple[Any, Any]:
             axis.yaxis.set_major_formatter(lambda dec, _: f"{dec:+g}°")
             axis.locator_params(nbins=5)
     return made, axes
+
+
+def outline(axis: Any, group: list[Row]) -> None:
+    """Draw the inner regions of tracts as thin lines."""
+    for tract in group:
+        axis.add_patch(Polygon(_inner(tract), fill=False, edgecolor=style.INK, lw=0.7, alpha=0.7))
+
+
+def cell(groups: list[list[Row]], count: float) -> float:
+    """Side (deg) of cells of which about ``count`` cover the tracts, at least 0.05."""
+    tracts = [tract for group in groups for tract in group]
+    area = sum(
+        (t["ra_max"] - t["ra_min"]) * np.cos(np.radians((t["dec_min"] + t["dec_max"]) / 2)) * (t["dec_max"] - t["dec_min"])
+        for t in tracts
+    )
+    return max(0.05, float(np.sqrt(area / max(count, 1.0))))
 
 
 def _inner(tract: Row) -> list[tuple[float, float]]:
@@ -170,7 +187,7 @@ def _inner(tract: Row) -> list[tuple[float, float]]:
     return [(west, tract["dec_min"]), (east, tract["dec_min"]), (east, tract["dec_max"]), (west, tract["dec_max"])]
 
 
-def _inside(axis: Any, ra: Array, dec: Array, *more: Array) -> tuple[Array, ...]:
+def inside(axis: Any, ra: Array, dec: Array, *more: Array) -> tuple[Array, ...]:
     """Points within an axis' limits, RA turned to where the axis is."""
     high, low = axis.get_xlim()
     x = np.mod(ra - low, 360.0) + low

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-INK, SOFT, RULE = "#1d2830", "#66727d", "#d5dbe0"
+INK, SOFT, RULE, GREY, BAD = "#1d2830", "#66727d", "#d5dbe0", "#b9c0c6", "#b23a2e"
 #: Colours of sites, in the order of the lake.
 SITES = ("#2f5d8a", "#c2693f", "#4d8b6f", "#84639b", "#a0852f", "#5f7a87")
 BANDS = {"u": "#6a4fa0", "g": "#3c8f6d", "r": "#c0504d", "i": "#94702c", "z": "#56606b", "y": "#2b2b2b"}
@@ -43,6 +43,12 @@ def figure(width: float = 10.6, height: float = 3.0, **grid: Any) -> tuple[Figur
     matplotlib.rcParams.update(STYLE)
     made, axes = plt.subplots(figsize=(width, height), layout="constrained", **grid)
     return made, axes
+
+
+def grid(count: int, most: int) -> tuple[int, int]:
+    """Lines and columns for so many panels, at most ``most`` in a line, the lines as even as can be."""
+    lines = -(-count // most)
+    return lines, -(-count // lines)
 
 
 def embed(made: Figure, words: str) -> str:

@@ -36,31 +36,46 @@ FAILURES = """
     WHERE t.state IN ('failed', 'parked') AND ($campaign IS NULL OR r.campaign = $campaign)
     ORDER BY t.destination, r.name, t.path
 """
+BY_PHASE = Path(__file__).with_name("phases.sql")
 STUCK = "SELECT rule_id FROM rule_now WHERE state = 'STUCK' AND ($campaign IS NULL OR campaign = $campaign)"
 
 
 @click.command("transfers")
 @lake_argument
-@click.option("--by", type=click.Choice(["rule", "link"]), default="rule", show_default=True, help="A line per rule or link.")
+@click.option(
+    "--by",
+    type=click.Choice(["rule", "link", "phase"]),
+    default="rule",
+    show_default=True,
+    help="A line per rule, per link, or per phase and dataset type with the total of the calibration.",
+)
 @click.option("--failed", is_flag=True, help="A line per file that failed or is parked, with the reason, instead.")
 @click.option("--watch", is_flag=True, help="Show again every two seconds until interrupted.")
 @campaign_option
 @format_option
 def command(lake: Path, by: str, failed: bool, watch: bool, campaign: str | None, form: str) -> None:
-    """How far the transfers are: files, bytes, rate and time left, per rule or link. Exit code 1 if a rule is STUCK.
+    """How far the transfers are: files, bytes, rate and time left, per rule or link, or what each phase moved. Exit code 1 if a
+    rule is STUCK.
 
     \b
     Examples:
       drp transfers ./drp-demo
       drp transfers ./drp-demo --by link --format json
+      drp transfers ./drp-demo --by phase
       drp transfers ./drp-demo --failed
       drp transfers ./drp-demo --watch
     """
     from lake import query
 
+    question = FAILURES if failed else {"rule": BY_RULE, "link": BY_LINK, "phase": BY_PHASE.read_text()}[by]
+    parameters: dict[str, Any] = {"campaign": campaign}
+    if question is not FAILURES and by == "phase":
+        from pipelines import definition, placement
+
+        parameters |= {"phases": [*placement.PHASES, placement.OWN], "calibration": definition.load().types("step2c")}
     with query.connect(lake) as con:
         while True:
-            answer = con.table(FAILURES if failed else BY_LINK if by == "link" else BY_RULE, {"campaign": campaign})
+            answer = con.table(question, parameters)
             stuck = con.table(STUCK, {"campaign": campaign}).num_rows
             rows = answer.to_pylist()
             if watch:

@@ -29,6 +29,9 @@ USUAL = {
     "psfSigma": 1.06,
     "airmass": 1.2,
     "magLim": 15.5,
+    "magStd": 0.003,
+    "scatter": 0.001,
+    "gauge": "reference stars",
     "zeroPointErr": 0.001,
     "skyBg": 900.0,
     "skyNoise": 30.0,
@@ -158,8 +161,72 @@ class PaperProducts:
             "dec": frame["dec"][:1],
         }
 
+    # -- the photometric solution --------------------------------------------------------------------------------------
+
+    def _tract_visits(self, tract: int) -> list[int]:
+        return sorted({visit for visit, _ in self.tract_frames[tract]})
+
+    def _normal_term(self, row: Columns, rng: np.random.Generator) -> Columns:
+        visits = self._tract_visits(row["tract"])
+        return {
+            "term": range(len(visits)),
+            "band": [self.frames[(v, 0)][0] for v in visits],
+            "kind": ["zero_point"] * len(visits),
+            "visit": visits,
+        }
+
+    def _normal_equation(self, row: Columns, rng: np.random.Generator) -> Columns:
+        count = len(self._tract_visits(row["tract"]))
+        return {"i": range(count), "j": range(count), "n11": [1.0] * count}
+
+    def _visit_scatter(self, row: Columns, rng: np.random.Generator) -> Columns:
+        visits = self._tract_visits(row["tract"])
+        return {"visit": visits, "band": [self.frames[(v, 0)][0] for v in visits]}
+
+    def _calib_visit(self, row: Columns, rng: np.random.Generator) -> Columns:
+        visits = {visit: self.frames[(visit, detector)] for visit, detector in self.frames if detector == 0}
+        return {
+            "visit": list(visits),
+            "band": [f[0] for f in visits.values()],
+            "physical_filter": [f"{f[0]}_tiny" for f in visits.values()],
+            "day_obs": [f[5] for f in visits.values()],
+            "mjd": [f[4] for f in visits.values()],
+            "zeroPoint": [f[1] for f in visits.values()],
+            "photometric": [f[2] for f in visits.values()],
+        }
+
+    def _calib_component(self, row: Columns, rng: np.random.Generator) -> Columns:
+        first = {f[0]: visit for (visit, _), f in sorted(self.frames.items(), reverse=True)}
+        return {"band": sorted(first), "visit": [first[band] for band in sorted(first)], "nReference": [50] * len(first)}
+
+    def _calib_residual(self, row: Columns, rng: np.random.Generator) -> Columns:
+        frames = self.tract_frames[row["tract"]]
+        return {
+            "visit": [v for v, _ in frames],
+            "detector": [d for _, d in frames],
+            "band": [self.frames[f][0] for f in frames],
+            "residual": 0.001 * rng.standard_normal(len(frames)),
+            "weight": [1e6] * len(frames),
+        }
+
+    def _calib_residual_map(self, row: Columns, rng: np.random.Generator) -> Columns:
+        cells = [
+            (b, d, x, y) for b in sorted({f[0] for f in self.frames.values()}) for d in (0, 1) for x in range(8) for y in range(8)
+        ]
+        return {
+            **{name: [cell[i] for cell in cells] for i, name in enumerate(("band", "detector", "ix", "iy"))},
+            "residual": 0.002 * rng.standard_normal(len(cells)),
+            "weight": [1e6] * len(cells),
+            "nStar": [20] * len(cells),
+        }
+
     def _calib_flat(self, row: Columns, rng: np.random.Generator) -> Columns:
-        return {"detector": [0, 1, 0, 1], "band": ["g", "g", "r", "r"], "offset": [0.01, -0.01, 0.005, -0.005]}
+        return {
+            "detector": [0, 1, 0, 1],
+            "band": ["g", "g", "r", "r"],
+            "offset": [0.01, -0.01, 0.005, -0.005],
+            "t10": [0.004, -0.004, None, None],
+        }
 
     def _calib_night(self, row: Columns, rng: np.random.Generator) -> Columns:
         nights = sorted({(frame[0], frame[5]) for frame in self.frames.values()})

@@ -20,7 +20,7 @@ from checks.ledger_sum import sql
 from lake import archive, delta, movement, prune, registry, upkeep
 from lake.search import search
 from lake.site import Lake, LakeError, Site
-from pipelines import steer
+from pipelines import placement, steer
 from pipelines.journal import now
 
 
@@ -67,9 +67,21 @@ def test_a_finished_campaign_reconciles(finished: Lake) -> None:
     assert found.reconciled and found.summary.startswith("reconciled: ")
     assert adds_up(found) and found.totals["visible"] == found.totals["expected"] > 500
     assert found.raw_count == 16 and found.raws == []
-    assert {r["step"] for r in found.rows} == set(ledger.STEPS) - {"rules", "rule", "storage"}
+    assert {r["step"] for r in found.rows} == {name for _, names in placement.PLANS["catalogue"] for name in names} - {"rules"}
+    assert {name for plan in placement.PLANS.values() for _, names in plan for name in names} == set(ledger.STEPS) - {
+        "rule",
+        "storage",
+    }
     assert row(found, "USDF", "return", "object")["visible"] == 4
     assert [r["step"] for r in found.rows] == sorted((r["step"] for r in found.rows), key=ledger.STEPS.index)
+
+
+@pytest.mark.parametrize("mode", ["catalogue", "partial"])
+def test_steps_stand_in_the_order_of_the_plan(mode: str) -> None:
+    plan = [name for _, names in placement.PLANS[mode] for name in names]
+    known = ledger.order({"calibration": {"mode": mode}})
+    assert [step for step in known if step in plan] == plan and set(known) == set(ledger.STEPS)
+    assert ledger.order({}) == ledger.STEPS
 
 
 def test_lost_and_damaged_files_are_named(lake: Lake) -> None:

@@ -52,6 +52,13 @@ def test_a_finished_campaign(finished: Lake, tmp_path: Path) -> None:
     for words in ("Ledger reconciled", "Checks met", "The sky", "USDF to FRDF", "fan-in", "Residuals", "Packages and source"):
         assert words in text, words
     assert path.stat().st_size < 5e6
+    section = path.read_text().partition('<section id="calibration">')[2].partition("</section>")[0]
+    pictures = {part.partition("</h3>")[0]: part.count("<img") for part in section.split("<h3>")[1:]}
+    assert pictures == {
+        "Warnings": 0, "Zero points": 1, "Nights": 1, "Flats over the focal plane": 1, "Residuals over the focal plane": 1,
+        "Residuals over the sky": 2, "Repeatability of reserved stars": 1, "Residuals of single observations": 1,
+    }  # fmt: skip
+    assert "extinction not determined" in section, "the paper campaign has extinctions that are not fitted"
 
 
 def test_what_is_wrong_is_shown_with_the_rows_behind_it(lake: Lake, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import campaign, instrument
+from pipelines import campaign, definition, instrument
 from pipelines.campaign import CampaignError
 
 TEXT = """\
@@ -67,6 +67,11 @@ def test_shares_and_defaults() -> None:
         ("TinyCam\n", "TinyCam\nconfig: {isr: 3}\n", ["config.isr: 3 is not a mapping"]),
         ("TinyCam\n", "TinyCam\ntolerate: {step9: 0.1}\n", ["tolerate: unknown step 'step9'", "step2a"]),
         ("TinyCam\n", "TinyCam\ntolerate: {step1: 3}\n", ["tolerate.step1: 3 is not a fraction"]),
+        ("TinyCam\n", "TinyCam\ntolerate: {step2c.x: 0.1}\n", ["tolerate: unknown step 'step2c.x'", "step2c.solution"]),
+        ("TinyCam\n", "TinyCam\ncalibration: {mode: global}\n", ["calibration.mode: 'global' is not one of catalogue, partial"]),
+        ("TinyCam\n", "TinyCam\ncalibration: {mode: [partial]}\n", ["calibration.mode: ['partial'] is not one of"]),
+        ("TinyCam\n", "TinyCam\ncalibration: {mod: partial}\n", ["calibration: unknown key 'mod'; known keys: mode"]),
+        ("TinyCam\n", "TinyCam\ncalibration: partial\n", ["calibration: 'partial' is not a mapping"]),
         ("TinyCam\n", "TinyCam\nsimulate: yes please\n", ["simulate: 'yes please' is not a mapping"]),
     ],
 )
@@ -75,7 +80,22 @@ def test_errors_name_the_key(old: str, new: str, words: list[str]) -> None:
     with pytest.raises(CampaignError) as refused:
         campaign.parse(TEXT.replace(old, new, 1), "test.yaml")
     assert "\n" not in str(refused.value)
-    assert [word for word in words if word not in str(refused.value)] == [], refused.value
+    assert [word for word in ["test.yaml", *words] if word not in str(refused.value)] == [], refused.value
+
+
+def test_the_mode_of_the_calibration() -> None:
+    assert campaign.parse(TEXT, "test.yaml").calibration == "catalogue"
+    assert [campaign.parse(f"{TEXT}calibration: {{mode: {mode}}}\n", "test.yaml").calibration for mode in campaign.MODES] == [
+        "catalogue", "partial",
+    ]  # fmt: skip
+
+
+def test_a_step_of_parts_is_tolerated_in_all() -> None:
+    parts = definition.steps("step2c")
+    assert len(parts) == 4
+    assert campaign.parse(f"{TEXT}tolerate: {{step2c: 0.1}}\n", "test.yaml").tolerate == dict.fromkeys(parts, 0.1)
+    text = f"{TEXT}tolerate: {{step2c: 0.1, step2c.solution: 0}}\n"
+    assert campaign.parse(text, "test.yaml").tolerate == dict.fromkeys(parts, 0.1) | {"step2c.solution": 0}
 
 
 def test_a_campaign_that_is_no_mapping_or_no_file(tmp_path: Path) -> None:

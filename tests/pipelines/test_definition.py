@@ -28,6 +28,16 @@ def test_the_shipped_pipeline() -> None:
     assert {kind.name for kind in pipeline.dataset_types.values() if kind.storage == "table"} <= set(schemas.tables())
 
 
+def test_a_step_means_all_its_parts() -> None:
+    parts = ("step2c.equations", "step2c.solution", "step2c.standards", "step2c.zero_points")
+    assert definition.steps("step2c") == parts
+    assert [definition.steps(name) for name in ("step1", "step2a", *parts)] == [("step1",), ("step2a",), *((p,) for p in parts)]
+    for wrong in ("step2", "step2c.", "step2c.sol", "step9", ""):
+        with pytest.raises(ValueError, match=f"unknown step '{wrong}'; known steps: step1, step2a"):
+            definition.steps(wrong)
+    assert definition.load().types("step2a") == ["preliminary_detector_summary", "preliminary_visit_summary"]
+
+
 @pytest.mark.parametrize("task", definition.load().tasks, ids=lambda task: task.label)
 def test_every_task_has_its_function(task: definition.Task) -> None:
     assert callable(task.load())

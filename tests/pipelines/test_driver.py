@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import toy
+import yaml
 
 from lake import delta
 from lake.parquet import DeltaError
@@ -97,6 +98,32 @@ def test_in_part(lake: Lake) -> None:
     assert ("step2b", "B") in steps(lake) and ("step2b", "A") not in steps(lake)
     assert run(lake).ok and state(lake)[0] == "done"
     assert run(lake, "step1").ok and state(lake)[0] == "done", "a look at a part of what is done does not undo it"
+
+
+def test_a_step_of_parts_is_run_in_all(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = definition.steps("step2c")
+    document = yaml.safe_load(toy.PIPELINE)
+    del document["tasks"]["solve"]
+    for part in parts:
+        name = part.replace(".", "_")
+        document["dataset_types"][name] = {"dimensions": ["skymap", "tract"], "storage": "json"}
+        document["tasks"][name] = {
+            "step": part, "site": "central", "function": "toy:note", "dimensions": ["skymap", "tract"],
+            "inputs": {"isolated_star": {}}, "outputs": [name],
+        }  # fmt: skip
+    monkeypatch.setattr(toy, "PIPELINE", yaml.safe_dump(document, sort_keys=False))
+    monkeypatch.setattr(placement, "PLANS", {"catalogue": (PLAN[0], ("central", parts), PLAN[1])})
+
+    def drive(*arguments: str | None) -> bool:
+        alone = replace(toy.campaign(workers=1), text="name: toy")  # all stars are where they are needed
+        return Driver(lake, alone).run(*arguments).ok
+
+    before = {"step1", "step2a", "step2b"}
+    assert drive("step2b") and drive(None, "step2c.solution")
+    assert {step for step, _ in steps(lake)} - before == {"step2c.solution"}
+    assert drive(None, "step2c") and {step for step, _ in steps(lake)} - before == set(parts)
+    assert drive("step2c") and {step for step, _ in steps(lake)} - before == set(parts)
+    assert drive() and ("step3", "A") in steps(lake)
 
 
 @pytest.mark.parametrize("arguments", [("step9", None, None), (None, "step9", None)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 import toy
 
+import schemas
+from lake import delta
 from lake.site import Lake
 from pipelines import lease, status, steer
-from pipelines.journal import Journal, latest
+from pipelines.journal import Journal, latest, now
 from pipelines.lease import Lease
 from pipelines.runner import SiteRunner
 
@@ -69,8 +72,8 @@ def test_a_quantums_history(lake: Lake) -> None:
 def test_who_drives(lake: Lake) -> None:
     assert status.campaign_state(lake, "toy")["state"] == "interrupted", "running, but nobody drives"
     with Lease(lake, "toy"):
-        now = status.campaign_state(lake, "toy")
-        assert now["state"] == "running" and "pid" in now["driver"] and "start" not in now["driver"]
+        driven = status.campaign_state(lake, "toy")
+        assert driven["state"] == "running" and "pid" in driven["driver"] and "start" not in driven["driver"]
     assert lease.current(lake, "toy")["state"] == "released"
 
 
@@ -82,3 +85,20 @@ def test_retry_gives_another_round(lake: Lake) -> None:
     assert [r["state"] for r in latest(lake, "step", "step, site", "toy") if r["step"] == "step1"] == ["waiting"]
     quantum = status.quantum(lake, "")[-1]
     assert quantum["state"] == "reset" and quantum["reason"].endswith("the dome was shut")
+
+
+def test_failures_of_a_step_of_parts(lake: Lake) -> None:
+    with delta.cursor() as con:
+        delta.view(con, lake.central, "quantum")
+        [row] = (
+            con.sql("SELECT quantum_id, step, task, job FROM quantum WHERE step = 'step2c.solution'").to_arrow_table().to_pylist()
+        )
+    tries = [
+        {**row, "campaign": "toy", "attempt": number, "state": "failed", "reason": "no star", "noted_at": now()}
+        for number in (1, 2)
+    ]
+    delta.append(lake.central, "attempt", pa.Table.from_pylist(tries, schema=schemas.table("attempt").arrow))
+    for name in ("step2c", "step2c.solution"):
+        [failed] = status.failures(lake, "toy", name)
+        assert (failed["step"], failed["tried"], failed["reason"]) == ("step2c.solution", 2, "no star")
+    assert status.failures(lake, "toy", "step2c.standards") == status.failures(lake, "toy", "step2") == []

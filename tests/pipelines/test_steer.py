@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+import schemas
+from lake import delta
 from lake.site import Lake, LakeError
 from pipelines import steer
 from pipelines.campaign import CampaignError
-from pipelines.journal import Journal, latest
+from pipelines.journal import Journal, latest, now
 
 
 @pytest.fixture
@@ -32,6 +35,35 @@ def states(lake: Lake) -> dict[str, tuple[str, str | None, int]]:
 def test_accept_one_site(lake: Lake) -> None:
     assert steer.decide(lake, "c", "step1", "B", "accepted", "clouds") == ["step1 at B: accepted (3 of 9 quanta failed)"]
     assert states(lake) == {"A": ("reviewable", None, 0), "B": ("accepted", "clouds", 3)}
+
+
+def test_a_step_of_parts_is_decided_in_all(lake: Lake) -> None:
+    journal = Journal(lake, "c")
+    for step, site in (("step2c.equations", "A"), ("step2c.equations", "B"), ("step2c.solution", "A")):
+        counts = {"quanta": 2, "succeeded": 1, "failed": 1}
+        journal.write("step", step=step, site=site, state="reviewable", **counts, who="me", why=None)
+    rows = [
+        {
+            "quantum_id": step, "campaign": "c", "step": step, "task": "t", "job": "j", "attempt": 1, "state": "failed",
+            "reason": "no", "noted_at": now(),
+        }
+        for step in ("step1", "step2c.equations", "step2c.solution")
+    ]  # fmt: skip
+    schema = schemas.table("attempt").arrow
+    delta.append(lake.central, "attempt", pa.Table.from_pylist(rows, schema=schema))
+    journal.flush()
+    assert steer.decide(lake, "c", "step2c", None, "rejected", None) == [
+        "step2c.equations at A: rejected (1 of 2 quanta failed)",
+        "step2c.equations at B: rejected (1 of 2 quanta failed)",
+        "step2c.solution at A: rejected (1 of 2 quanta failed)",
+    ]
+    assert steer.decide(lake, "c", "step2c.solution", None, "accepted", None) == [
+        "step2c.solution at A: accepted (1 of 2 quanta failed)"
+    ]
+    assert steer.retry(lake, "c", "step2c", "A", None) == ["step2c at A: 2 quanta will be tried again"]
+    said = {(row["step"], row["site"]): row["state"] for row in latest(lake, "step", "step, site", "c")}
+    assert said["step2c.equations", "A"] == "waiting" and said["step2c.equations", "B"] == "rejected"
+    assert said["step1", "A"] == "reviewable"
 
 
 def test_reject_everywhere(lake: Lake) -> None:

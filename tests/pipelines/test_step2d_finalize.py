@@ -41,7 +41,7 @@ def photometry(**columns: Any) -> pa.Table:
         "day_obs": [20260101] * 9, "instrument": ["DemoCam"] * 9, "band": ["g"] * 9, "physical_filter": ["g_demo"] * 9,
         "visit": [VISIT] * 9, "detector": list(range(9)), "zeroPoint": [27.1 + 0.01 * d for d in range(9)],
         "zeroPointErr": [0.002] * 9, "nStar": [100] * 9, "photometric": [True] * 9, "few_stars": [False] * 9,
-        "absolute": [True] * 9,
+        "extrapolated": [False] * 9, "absolute": [True] * 9,
     }  # fmt: skip
     return table("photo_calib", rows | columns)
 
