@@ -99,7 +99,7 @@ class Model:
     extinction: IntArray
     gradient: IntArray
 
-    def system(self, equations: Equations) -> tuple[csr_array, Array]:
+    def normal(self, equations: Equations) -> tuple[csr_array, Array]:
         """Normal matrix (P, P) and right-hand side (P,), prior knowledge included."""
         weight = diags_array(self.error**-2)
         cross = self.terms.T @ equations.n1c @ self.slopes

@@ -97,7 +97,7 @@ def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Setti
     spread, level = s.night, np.zeros(len(seen))
     for number in range(ROUNDS):
         built = model.make(band, visits, equations, photometric, spread, s)
-        matrix, right = built.system(equations)
+        matrix, right = built.normal(equations)
         many = np.array([kind == "zero_point" for kind in built.unknowns.kind])
         last = number + 1 == ROUNDS
         solution = normal.solve(matrix, right, many, s.direct, s.tolerance, s.probes if last else 0)
