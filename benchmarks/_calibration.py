@@ -43,7 +43,7 @@ folder, settings, workers = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.
 settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 usage = lambda: [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 camera = Camera(pq.read_table(folder / "focal_plane.parquet"), {b: tuple(v) for b, v in json.loads(sys.argv[4]).items()})
-threads = 1 if workers else 2
+threads = workers or 2
 tiles, start = Tiles(folder), time.perf_counter()
 cpu = time.process_time()
 with ProcessPoolExecutor(workers) if workers else nullcontext() as executor:

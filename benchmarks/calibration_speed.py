@@ -1,7 +1,7 @@
 """The global calibration in seconds: a set of half a million observations, and one of 8.8 million.
 
 Tiles are parquet files; a process of its own solves, so that its memory is its own. At scale 1 the dense set has 100 visits
-(0.8 million observations), at 10 and 100 a thousand.
+(0.8 million observations), at 10 and 100 a thousand. Its tiles hold a million observations each, as a tract of a data release does.
 """
 
 from __future__ import annotations
@@ -9,10 +9,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from benchmarks import Quantity
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipelines.simulate.photometric_conditions import Design
 
 ABOUT = "The global calibration: seconds and memory for 560,000 observations in griz, and 8.8 million of 189 detectors."
 OPTIONS: list[click.Parameter] = [
@@ -23,19 +29,16 @@ OPTIONS: list[click.Parameter] = [
 
 def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
     """Wall and processor seconds, by part, and peak memory."""
-    from benchmarks._calibration import camera_of, keep, offsets, rms, settings_of, solve
-    from pipelines.simulate.photometric_conditions import Design
+    from benchmarks._calibration import camera_of, offsets, rms, settings_of, solve
     from pipelines.simulate.photometric_presets import dense, fgcm_like
-    from pipelines.simulate.photometric_survey import simulate
 
-    def measure(name: str, design: Design, total: float | None, part: float | None, memory: float | None) -> Iterator[Quantity]:
+    def measure(
+        name: str, design: Design, total: float | None, part: float | None, memory: float | None, side: int | None = None
+    ) -> Iterator[Quantity]:
         import pyarrow.parquet as pq
 
         with tempfile.TemporaryDirectory(prefix="drp-calibration-", dir=scratch) as folder:
-            survey = simulate(design)
-            truth = survey.truth
-            keep(survey.tiles(), Path(folder))
-            del survey
+            truth = _kept(design, Path(folder), side)
             took = solve(Path(folder), settings_of(design), camera_of(design), workers)
             off = offsets(pq.read_table(Path(folder) / "photo_calib.parquet"), truth)
         yield _limited(f"{name}, all", "s", took.wall, total, took.observations)
@@ -47,7 +50,25 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
 
     yield from measure("griz", fgcm_like(), 5.0, None, None)
     large = scale >= 10
-    yield from measure("dense", dense(1000 if large else 100), None, 5.0 if large else None, 4096.0 if large else None)
+    yield from measure("dense", dense(1000 if large else 100), None, 5.0 if large else None, 4096.0 if large else None, 5)
+
+
+def _kept(design: Design, folder: Path, side: int | None) -> pa.Table:
+    """Write the tiles of a survey, by tract or of ``side`` x ``side`` tracts, and return the truth."""
+    import pyarrow as pa
+
+    from benchmarks._calibration import keep
+    from pipelines.simulate.photometric_survey import simulate, tiles
+
+    if side is None:
+        survey = simulate(design)
+        keep(survey.tiles(), folder)
+        return survey.truth
+    truths = []
+    for number, survey in enumerate(tiles(design, side)):
+        keep([survey.tables], folder, number)
+        truths.append(survey.truth)
+    return pa.concat_tables(truths).group_by(["visit", "detector", "band", "zero_point", "photometric"]).aggregate([])
 
 
 def _limited(name: str, unit: str, value: float, limit: float | None, count: int | None = None) -> Quantity:

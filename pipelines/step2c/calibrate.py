@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -27,7 +27,8 @@ DEFAULTS = Settings()
 
 @dataclass
 class Calibration:
-    """``products`` by table; ``seconds`` by stage (prepare, assemble, solve, standards, zero_points); ``observations`` of stars."""
+    """``products`` by table; ``seconds`` by stage (prepare, assemble, solve, standards, zero_points), those of tracts divided by
+    how many run at once; ``observations`` of stars."""
 
     products: dict[str, pa.Table]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -40,16 +41,20 @@ def calibrate(
 ) -> Calibration:  # fmt: skip
     """Calibrate tracts given as their four input tables (observations.INPUTS); NoWork where there is no visit.
 
-    With an ``executor`` the tracts are its tasks; the answer is the same. ``camera``: default, the instrument's.
+    The tracts are tasks of an ``executor`` (default: ``threads`` of this process); the answer is the same. ``camera``: default, the
+    instrument's.
     """
-    run = executor.map if executor else map
+    if executor is None:
+        with ThreadPoolExecutor(threads) as own:
+            return calibrate(tiles, settings, own, camera, threads)
+    run = executor.map
     seconds: dict[str, float] = {}
     count = len(tiles)
-    made = list(run(_equations, tiles, [settings] * count, [camera] * count, range(count), [threads] * count))
+    made = list(run(_equations, tiles, [settings] * count, [camera] * count, range(count)))
     merged = {name: pa.concat_tables([part[name] for part, _ in made]) for name in equations.OUTPUTS}
     for _, spent in made:
         for stage, value in spent.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
+            seconds[stage] = seconds.get(stage, 0.0) + value / threads
     summary = _summaries(tiles)
     solved = _timed(
         seconds,
@@ -58,7 +63,7 @@ def calibrate(
     )
     shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
     began = time.perf_counter()
-    found = list(run(_standards, tiles, [shared] * count, [settings] * count, [camera] * count, range(count), [threads] * count))
+    found = list(run(_standards, tiles, [shared] * count, [settings] * count, [camera] * count, range(count)))
     products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
     seconds["standards"] = time.perf_counter() - began
     inputs = {**shared, **summary, "calib_residual": products["calib_residual"]}
@@ -126,7 +131,7 @@ def _numbered(rows: pa.Table, number: int) -> pa.Table:
 
 
 def _equations(
-    tile: Tables, settings: Settings, camera: Camera | None, number: int, threads: int
+    tile: Tables, settings: Settings, camera: Camera | None, number: int
 ) -> tuple[dict[str, pa.Table], dict[str, float]]:
     def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], dict[str, float]]:
         spent: dict[str, float] = {}
@@ -140,12 +145,10 @@ def _equations(
         made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))
         return {name: _numbered(rows, number) for name, rows in made.items()}, spent
 
-    return _on(tile, threads, act)
+    return _on(tile, 1, act)
 
 
-def _standards(
-    tile: Tables, shared: Tables, settings: Settings, camera: Camera | None, number: int, threads: int
-) -> dict[str, pa.Table]:
+def _standards(tile: Tables, shared: Tables, settings: Settings, camera: Camera | None, number: int) -> dict[str, pa.Table]:
     def act(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
         for name, rows in shared.items():
             con.register(name, rows)
@@ -154,4 +157,4 @@ def _standards(
         made = standards.measure(con, known, settings)
         return {name: rows if name == "standard_star" else _numbered(rows, number) for name, rows in made.items()}
 
-    return _on(tile, threads, act)
+    return _on(tile, 1, act)

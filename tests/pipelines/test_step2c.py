@@ -248,8 +248,16 @@ def test_a_new_night_changes_the_equations_of_the_tracts_it_touched_only() -> No
     assert not old[1]["normal_equation"].num_rows and new[1]["normal_equation"].num_rows
 
 
-def equations_of(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    with duckdb.connect() as con:
+def test_the_equations_of_a_tract_do_not_depend_on_threads_or_order(small: Survey) -> None:
+    one = equations_of(small.tables, threads=1)
+    chance = np.random.default_rng(3)
+    shuffled = {name: rows.take(chance.permutation(rows.num_rows)) for name, rows in small.tables.items()}
+    many = equations_of(shuffled, threads=8)
+    assert all(many[name].equals(one[name]) for name in one)
+
+
+def equations_of(tables: dict[str, pa.Table], threads: int = 2) -> dict[str, pa.Table]:
+    with duckdb.connect(config={"threads": threads}) as con:
         for name, rows in tables.items():
             con.register(name, rows)
         observations.prepare(con, camera.of(con), Settings())
