@@ -1,9 +1,9 @@
 """Sparse symmetric systems of normal equations: solved, and the errors of what they say.
 
 Small systems are solved by Cholesky, with the whole inverse. Large ones, nearly all of them zero points of visits, by conjugate
-gradients: the preconditioner takes the many unknowns for uncoupled among themselves and solves for the few others (flats,
-nights, colours) exactly, which leaves the graph of visits that share stars. Their variances come from random vectors of
-signs (Hutchinson 1990; Bekas, Kokiopoulou & Saad 2007).
+gradients: the preconditioner takes visits for uncoupled with each other and solves for the few other unknowns (flats, nights,
+colours) exactly, which leaves the graph of visits that share stars. Their variances come from random vectors of signs (Hutchinson
+1990; Bekas, Kokiopoulou & Saad 2007).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
 
 
 class NotSolved(ArithmeticError):
@@ -33,8 +33,9 @@ class Solution:
     iterations: int
 
 
-def solve(matrix: csr_array, right: Array, many: Mask, direct: int, tolerance: float, probes: int) -> Solution:
-    """Solve ``matrix`` (P, P; positive definite) p = ``right`` (P,); ``many`` (P,) tells the many unknowns from the few.
+def solve(matrix: csr_array, right: Array, group: IntArray, direct: int, tolerance: float, probes: int) -> Solution:
+    """Solve ``matrix`` (P, P; positive definite) p = ``right`` (P,). ``group`` (P,) numbers the visits of the unknowns of visits
+    (zero points, gradients); -1: the few others.
 
     Without ``probes`` the variances of a large system are the least that they can be.
 
@@ -44,7 +45,7 @@ def solve(matrix: csr_array, right: Array, many: Mask, direct: int, tolerance: f
         raise NotSolved("an unknown of the photometric solution has neither data nor a prior")
     if matrix.shape[0] <= direct:
         return _directly(matrix, right)
-    precondition = Uncoupled(matrix, many)
+    precondition = Uncoupled(matrix, group)
     unknowns, iterations = conjugate_gradients(matrix, right[:, None], precondition, tolerance)
     if not probes:
         return Solution(unknowns[:, 0], 1.0 / matrix.diagonal(), iterations)
@@ -93,36 +94,55 @@ def conjugate_gradients(
 
 
 class Uncoupled:
-    """The inverse of a matrix (P, P) without what couples the many unknowns among themselves.
+    """The inverse of a matrix (P, P) without what couples visits with each other.
 
-    With A = diag(many), B the coupling (few, many) and C among the few, the Schur complement C - B A^-1 B^T is solved exactly.
-    What is left out are negative numbers off the diagonal (visits that share stars), so it stays positive definite.
+    With A the blocks of visits, B the coupling (few, many) and C among the few, the Schur complement C - B A^-1 B^T is solved
+    exactly. What is left out are mostly negative numbers off the diagonal (visits that share stars), so it stays positive
+    definite; where it would not, its small eigenvalues are raised.
     """
 
-    def __init__(self, matrix: csr_array, many: Mask) -> None:
-        self.many, self.few = np.flatnonzero(many), np.flatnonzero(~many)
-        self.inverse = 1.0 / matrix.diagonal()[self.many]
+    def __init__(self, matrix: csr_array, group: IntArray) -> None:
+        self.many, self.few = np.flatnonzero(group >= 0), np.flatnonzero(group < 0)
         rows = csr_array(matrix[self.few])
-        self.coupling = csr_array(rows[:, self.many])
-        schur = rows[:, self.few].toarray() - (self.coupling @ diags_array(self.inverse) @ self.coupling.T).toarray()
+        self.inverse = _block_inverse(csr_array(matrix[self.many][:, self.many]), group[self.many])
+        self.spread = csr_array(self.inverse @ rows[:, self.many].T)  # A^-1 B^T
+        schur = rows[:, self.few].toarray() - (rows[:, self.many] @ self.spread).toarray()
         values, vectors = np.linalg.eigh(0.5 * (schur + schur.T))
         self.schur = (vectors / np.maximum(values, 1e-12 * values.max(initial=1.0))) @ vectors.T
 
     def __call__(self, r: Array) -> Array:
         """Apply to vectors (P, K)."""
         z = np.empty_like(r)
-        own = self.inverse[:, None] * r[self.many]
-        z[self.few] = self.schur @ (r[self.few] - self.coupling @ own)
-        z[self.many] = own - self.inverse[:, None] * (self.coupling.T @ z[self.few])
+        z[self.few] = self.schur @ (r[self.few] - self.spread.T @ r[self.many])
+        z[self.many] = self.inverse @ r[self.many] - self.spread @ z[self.few]
         return z
 
     def diagonal(self) -> Array:
         """Its diagonal (P,)."""
         result = np.empty(len(self.many) + len(self.few))
         result[self.few] = np.diag(self.schur)
-        columns = csr_array(self.coupling.T)
+        own = self.inverse.diagonal()
         for start in range(0, len(self.many), 4096):
-            part = columns[start : start + 4096].toarray()
-            inverse = self.inverse[start : start + 4096]
-            result[self.many[start : start + 4096]] = inverse + inverse**2 * np.einsum("ik,ik->i", part @ self.schur, part)
+            part = self.spread[start : start + 4096].toarray()
+            rows = self.many[start : start + 4096]
+            result[rows] = own[start : start + 4096] + np.einsum("ik,ik->i", part @ self.schur, part)
         return result
+
+
+def _block_inverse(matrix: csr_array, group: IntArray) -> csr_array:
+    """The inverse of the diagonal blocks of a matrix: unknowns of one group, of which there are a few each."""
+    order = np.argsort(group, kind="stable")
+    _, first, count = np.unique(group[order], return_index=True, return_counts=True)
+    block = np.repeat(np.arange(len(first)), count)
+    place = np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - first[block]
+    of = np.empty(len(group), np.int64)
+    of[order] = block
+    entries = matrix.tocoo()
+    i, j = entries.coords
+    own = of[i] == of[j]
+    size = int(count.max(initial=1))
+    blocks = np.tile(np.eye(size), (len(first), 1, 1))
+    blocks[of[i[own]], place[i[own]], place[j[own]]] = entries.data[own]
+    inverse = np.linalg.inv(blocks)
+    return csr_array((inverse[of[i[own]], place[i[own]], place[j[own]]], (i[own], j[own])), shape=matrix.shape)

@@ -98,9 +98,9 @@ def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Setti
     for number in range(ROUNDS):
         built = model.make(band, visits, equations, photometric, spread, s)
         matrix, right = built.normal(equations)
-        many = np.array([kind == "zero_point" for kind in built.unknowns.kind])
+        group = np.asarray(built.unknowns.visit)
         last = number + 1 == ROUNDS
-        solution = normal.solve(matrix, right, many, s.direct, s.tolerance, s.probes if last else 0)
+        solution = normal.solve(matrix, right, group, s.direct, s.tolerance, s.probes if last else 0)
         if last:
             break
         level = _level(visits, solution.unknowns[built.zero])
