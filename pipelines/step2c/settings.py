@@ -71,7 +71,7 @@ class Settings:
     reference_colour_term: float = 0.1
     direct: int = 3000
     tolerance: float = 1e-9
-    probes: int = 64
+    probes: int = 32
 
 
 #: Where an instrument file says nothing: extinction per airmass, zero point of one electron per second, reference colour.

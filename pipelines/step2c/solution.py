@@ -29,6 +29,8 @@ Mask = NDArray[np.bool_]
 INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_summary")
 #: Rounds of solving and judging visits.
 ROUNDS = 4
+#: How well large systems are solved to judge visits by (relative residual).
+JUDGING = 1e-6
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
@@ -100,7 +102,8 @@ def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Setti
         matrix, right = built.normal(equations)
         group = np.asarray(built.unknowns.visit)
         last = number + 1 == ROUNDS
-        solution = normal.solve(matrix, right, group, s.direct, s.tolerance, s.probes if last else 0)
+        accuracy, probes = (s.tolerance, s.probes) if last else (max(s.tolerance, JUDGING), 0)
+        solution = normal.solve(matrix, right, group, s.direct, accuracy, probes)
         if last:
             break
         level = _level(visits, solution.unknowns[built.zero])
