@@ -40,7 +40,6 @@ class Visits:
     exposure: Array
     extinction: Array
     known: Mask
-    epoch: NDArray[np.str_]
     stars: IntArray
     excess: Array
 
@@ -55,7 +54,6 @@ class Equations:
     epoch: NDArray[np.str_]
     detector: IntArray
     stars: IntArray
-    weight: Array
     r1: Array
     rc: Array
     n11: csr_array

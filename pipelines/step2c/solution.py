@@ -124,7 +124,7 @@ def _visits(con: duckdb.DuckDBPyConnection, band: str) -> Visits:
     return Visits(
         np.asarray(rows["visit"], np.int64), np.asarray(rows["day_obs"], np.int64), number("airmass"), number("prior"),
         number("nominal"), number("exposure"), number("extinction"), np.asarray(rows["known"], bool),
-        np.asarray(rows["epoch"], str), number("stars", 0.0).astype(np.int64), number("excess", 0.0),
+        number("stars", 0.0).astype(np.int64), number("excess", 0.0),
     )  # fmt: skip
 
 
@@ -144,8 +144,8 @@ def _equations(con: duckdb.DuckDBPyConnection, band: str) -> Equations:
     return Equations(
         np.asarray(term["kind"], str), np.asarray(np.ma.filled(term["visit"], -1), np.int64),
         np.asarray(np.ma.filled(term["epoch"], ""), str), np.asarray(np.ma.filled(term["detector"], -1), np.int64),
-        np.asarray(term["stars"], np.int64), np.asarray(term["weight"], float), np.asarray(term["r1"], float),
-        np.asarray(term["rc"], float), symmetric("n11"), symmetric("n1c"), symmetric("ncc"),
+        np.asarray(term["stars"], np.int64), np.asarray(term["r1"], float), np.asarray(term["rc"], float),
+        symmetric("n11"), symmetric("n1c"), symmetric("ncc"),
         (i[shared], j[shared], np.asarray(pair["stars"], np.int64)[shared]),
     )  # fmt: skip
 
