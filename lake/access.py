@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,9 +108,38 @@ def _file_system() -> Any:
             return [path]
 
         def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
-            return at(_uri(path)).open(mode)
+            return _Ranges(cast(ObjectPath, at(_uri(path))))
 
     return Objects()
+
+
+class _Ranges:
+    """An object that several threads of DuckDB read at once: each seeks, then reads, and has a position of its own.
+
+    A position is kept by the thread's number: Python forgets a thread's locals between two calls from DuckDB's threads.
+    """
+
+    def __init__(self, path: ObjectPath) -> None:
+        self._path, self._size = path, int(path.stat().st_size)
+        self._position: dict[int, int] = {}
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
+        self._position[threading.get_ident()] = start + offset
+        return start + offset
+
+    def tell(self) -> int:
+        return self._position.get(threading.get_ident(), 0)
+
+    def read(self, size: int = -1) -> bytes:
+        start = self.tell()
+        count = min(size if size >= 0 else self._size, self._size - start)
+        data = self._path.read_range(start, count) if count > 0 else b""
+        self.seek(start + len(data))
+        return data
+
+    def close(self) -> None:
+        """Nothing: a range is a request of its own."""
 
 
 def _uri(path: str) -> str:

@@ -10,7 +10,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from s3_server import serving
 
@@ -95,6 +97,18 @@ def test_local_copies_are_fetched_once_and_again_when_they_are_wrong(server: str
 
 
 # -- sites -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_one_object_is_read_by_many_threads_at_once(server: str, url: str, tmp_path: Path, threads: int) -> None:
+    root, values = ObjectPath.root(url, server), np.arange(200_000)
+    noise = np.random.default_rng(1).normal(size=len(values))
+    pq.write_table(pa.table({"k": values, "x": noise}), tmp_path / "many.parquet", row_group_size=4_000)
+    (root / "many.parquet").upload(tmp_path / "many.parquet")
+    with delta.connect(threads) as con:
+        for _ in range(5):
+            read = con.sql(f"SELECT k, x FROM read_parquet('{root / 'many.parquet'}') ORDER BY k").fetchnumpy()
+            assert np.array_equal(read["k"], values) and np.array_equal(read["x"], noise)
 
 
 def test_what_is_not_a_root(tmp_path: Path, server: str, url: str) -> None:
