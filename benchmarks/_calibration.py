@@ -134,7 +134,8 @@ def solve(folder: Path, settings: Settings, camera: Camera, workers: int = 0) ->
     pq.write_table(camera.focal_plane, folder / "focal_plane.parquet")
     nominal = json.dumps({band: list(values) for band, values in camera.nominal.items()})
     command = [sys.executable, "-c", SOLVE, str(folder), json.dumps(asdict(settings)), str(workers), nominal]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # as workers of a campaign have it
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, env=environment)
     if done.returncode:
         raise click.ClickException((done.stderr.strip().splitlines() or ["the calibration was killed"])[-1])
     return Solved(**json.loads(done.stdout.splitlines()[-1]))

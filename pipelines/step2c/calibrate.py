@@ -5,15 +5,18 @@ This is what the tasks of step 2c do, one after the other, on the same functions
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipelines.step2c import camera as cameras
 from pipelines.step2c import equations, observations, solution, standards, zero_points
@@ -37,30 +40,32 @@ class Calibration:
 
 def calibrate(
     tiles: Sequence[Tables], settings: Settings = DEFAULTS, executor: Executor | None = None, camera: Camera | None = None,
-    threads: int = 2,
+    threads: int = 2, scratch: Path | None = None,
 ) -> Calibration:  # fmt: skip
     """Calibrate tracts given as their four input tables (observations.INPUTS); NoWork where there is no visit.
 
     The tracts are tasks of an ``executor`` (default: ``threads`` of this process); the answer is the same. ``camera``: default, the
-    instrument's.
+    instrument's. Equations wait on disk until they are added up, below ``scratch`` (default: where temporary files are).
     """
     if executor is None:
         with ThreadPoolExecutor(threads) as own:
-            return calibrate(tiles, settings, own, camera, threads)
+            return calibrate(tiles, settings, own, camera, threads, scratch)
     run = executor.map
     seconds: dict[str, float] = {}
     count = len(tiles)
-    made = list(run(_equations, tiles, [settings] * count, [camera] * count, range(count)))
-    merged = {name: pa.concat_tables([part[name] for part, _ in made]) for name in equations.OUTPUTS}
-    for _, spent in made:
-        for stage, value in spent.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value / threads
     summary = _summaries(tiles)
-    solved = _timed(
-        seconds,
-        "solve",
-        lambda: _on({**merged, **summary}, threads, lambda con: solution.solve(con, camera or cameras.of(con), settings)),
-    )
+    with tempfile.TemporaryDirectory(prefix="drp-calibration-", dir=scratch) as folder:
+        made = list(run(_equations, tiles, [settings] * count, [camera] * count, range(count), [folder] * count))
+        for _, spent in made:
+            for stage, value in spent.items():
+                seconds[stage] = seconds.get(stage, 0.0) + value / threads
+        merged = {name: pa.concat_tables([part[name] for part, _ in made]) for name in made[0][0]}
+
+        def solve(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
+            con.execute(f"CREATE TEMP VIEW normal_equation AS FROM read_parquet('{folder}/*.parquet')")
+            return solution.solve(con, camera or cameras.of(con), settings, threads)
+
+        solved = _timed(seconds, "solve", lambda: _on({**merged, **summary}, threads, solve))
     shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
     began = time.perf_counter()
     found = list(run(_standards, tiles, [shared] * count, [settings] * count, [camera] * count, range(count)))
@@ -131,8 +136,10 @@ def _numbered(rows: pa.Table, number: int) -> pa.Table:
 
 
 def _equations(
-    tile: Tables, settings: Settings, camera: Camera | None, number: int
+    tile: Tables, settings: Settings, camera: Camera | None, number: int, folder: str
 ) -> tuple[dict[str, pa.Table], dict[str, float]]:
+    """What a tract says of its terms and visits, and the seconds that it took; its equations are left in ``folder``."""
+
     def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], dict[str, float]]:
         spent: dict[str, float] = {}
         known = camera or cameras.of(con)
@@ -143,6 +150,8 @@ def _equations(
 
         _timed(spent, "prepare", judge)
         made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))
+        rows = _numbered(made.pop("normal_equation"), number)
+        _timed(spent, "assemble", lambda: pq.write_table(rows, f"{folder}/{number:06d}.parquet", compression="lz4"))
         return {name: _numbered(rows, number) for name, rows in made.items()}, spent
 
     return _on(tile, 1, act)

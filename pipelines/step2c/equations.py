@@ -97,8 +97,9 @@ def colours(con: duckdb.DuckDBPyConnection, settings: Settings) -> None:
 
 
 def assemble(con: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, pa.Table]:
-    """The normal equations from the table ``weighted``: sums of integers, so the same bits for any order of rows and threads."""
+    """The normal equations from the table ``weighted``: exact sums, so the same bits for any order of rows and threads."""
     con.execute(statement("fitted"), {"structure": settings.cloud_structure, "scatter": settings.detector_scatter})
+    con.execute(statement("moments"))
     con.execute(statement("normal_terms"), {"order": settings.flat_order})
     con.execute(statement("design"))
     return {

@@ -1,4 +1,4 @@
--- merged_term: the terms of all tracts, numbered from 0 within each band; what tracts say of the same term is added up.
+-- merged_term: the terms of all tracts, numbered from 0 within each band, flats first (by the order of kinds); what tracts say of the same term is added up.
 -- inputs: normal_term
 -- grain: one row per band and term; local: which number (tract, term) it had
 CREATE OR REPLACE TEMP TABLE numbered AS

@@ -12,6 +12,7 @@ zero_point + nominal - exposure = night - extinction (X - 1) holds for photometr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
+from pipelines.step2c.normal import System
 from pipelines.step2c.settings import Settings
 
 Array = NDArray[np.float64]
@@ -46,8 +48,10 @@ class Visits:
 
 @dataclass(frozen=True)
 class Equations:
-    """The normal equations of a band over its terms (T,): ``n11``, ``n1c``, ``ncc`` (T, T), right-hand sides ``r1``, ``rc`` (T,);
-    ``shared``: pairs of terms of visits, and by how many pairs of observations stars tie them."""
+    """The normal equations of a band over its terms (T,), those of the F = ``few`` flats first, then M = T - F of visits and the
+    reference catalogue: ``flats`` (F, F), ``between11``, ``between1c`` (M, F), ``visits11``, ``visits1c``, ``visitscc`` (M, M);
+    right-hand sides ``r1``, ``rc`` (T,); ``shared``: pairs of terms of visits, and by how many pairs of observations stars tie
+    them."""
 
     kind: NDArray[np.str_]
     visit: IntArray
@@ -56,9 +60,13 @@ class Equations:
     stars: IntArray
     r1: Array
     rc: Array
-    n11: csr_array
-    n1c: csr_array
-    ncc: csr_array
+    few: int
+    flats: Array
+    between11: Array
+    between1c: Array
+    visits11: csr_array
+    visits1c: csr_array
+    visitscc: csr_array
     shared: tuple[IntArray, IntArray, IntArray]
 
 
@@ -80,11 +88,16 @@ class Unknowns:
             getattr(self, name).extend(np.asarray(names.get(name, [default] * count)).tolist())
         return np.arange(first, first + count)
 
+    def names(self) -> Iterator[tuple[str, int, int, str, int]]:
+        """What each unknown is, in order."""
+        return zip(self.kind, self.visit, self.day_obs, self.epoch, self.detector, strict=True)
+
 
 @dataclass(frozen=True)
 class Model:
-    """``terms`` (T, P) and ``slopes`` (T, P) make value and colour slope of every term; ``facts`` (Q, P) are known: ``target``
-    (Q,) with ``error`` (Q,). ``zero``, ``night``, ``extinction`` (V,), ``gradient`` (2, V): their numbers, by visit; -1: none."""
+    """The unknowns (P,), those of the F flats last. ``terms`` and ``slopes`` (M, P - F) make value and colour slope of the terms of
+    visits; ``facts`` (Q, P) are known: ``target`` (Q,) with ``error`` (Q,). ``zero``, ``night``, ``extinction`` (V,),
+    ``gradient`` (2, V): their numbers, by visit; -1: none. Zero points and gradients, ``of_visits``, come first."""
 
     unknowns: Unknowns
     terms: csr_array
@@ -96,15 +109,22 @@ class Model:
     night: IntArray
     extinction: IntArray
     gradient: IntArray
+    of_visits: int
 
-    def normal(self, equations: Equations) -> tuple[csr_array, Array]:
-        """Normal matrix (P, P) and right-hand side (P,), prior knowledge included."""
-        weight = diags_array(self.error**-2)
-        cross = self.terms.T @ equations.n1c @ self.slopes
-        matrix = self.terms.T @ equations.n11 @ self.terms + cross + cross.T + self.slopes.T @ equations.ncc @ self.slopes
-        matrix = matrix + self.facts.T @ weight @ self.facts
-        right = self.facts.T @ (weight @ self.target) - self.terms.T @ equations.r1 - self.slopes.T @ equations.rc
-        return csr_array(matrix), np.asarray(right)
+    def normal(self, e: Equations) -> tuple[System, Array]:
+        """Normal equations of the unknowns, prior knowledge included, and the right-hand side (P,). No fact ties a flat to what is
+        not a flat."""
+        rest, weight = len(self.unknowns.kind) - e.few, diags_array(self.error**-2)
+        known = csr_array(self.facts.T @ weight @ self.facts)
+        cross = self.terms.T @ e.visits1c @ self.slopes
+        among = self.terms.T @ e.visits11 @ self.terms + cross + cross.T + self.slopes.T @ e.visitscc @ self.slopes
+        between = self.terms.T @ e.between11
+        between += self.slopes.T @ e.between1c
+        right = self.facts.T @ (weight @ self.target)
+        right[:rest] -= self.terms.T @ e.r1[e.few :] + self.slopes.T @ e.rc[e.few :]
+        right[rest:] -= e.r1[: e.few]
+        system = System(csr_array(among + known[:rest, :rest]), between, e.flats + known[rest:, rest:].toarray())
+        return system, np.asarray(right)
 
 
 class _Entries:
@@ -154,6 +174,7 @@ class _Facts:
 def make(band: str, visits: Visits, equations: Equations, photometric: Mask, spread: float, s: Settings) -> Model:
     """The model of a band, given which visits are ``photometric`` (V,) and how far those scatter about their nights (mag)."""
     u, facts, terms = Unknowns(), _Facts(), _Entries()
+    many = len(equations.kind) - equations.few
     zero = u.add("zero_point", len(visits.visit), visit=visits.visit)
     facts.add([(zero, 1.0)], visits.prior - visits.nominal, np.where(visits.known & photometric, s.gauge, s.unmeasured))
     own, at = _of_visits(visits, equations, "zero_point")
@@ -165,29 +186,30 @@ def make(band: str, visits: Visits, equations: Equations, photometric: Mask, spr
         gradient[axis, at] = u.add(kind, len(own), visit=visits.visit[at])
         facts.add([(gradient[axis, at], 1.0)], 0.0, s.gradient)
         terms.add(own, gradient[axis, at])
-    _flats(equations, u, facts, terms, s)
+    of_visits = len(u.kind)
     slopes = _colours(band, visits, equations, u, facts, s)
     night, extinction = _nights(visits, zero, photometric, spread, u, facts, s)
-    size, many = len(u.kind), len(equations.kind)
+    rest = len(u.kind)
+    _flats(equations, u, facts, s)
     return Model(
-        u, terms.matrix(many, size), slopes.matrix(many, size), facts.entries.matrix(facts.count, size),
-        np.concatenate(facts.targets), np.concatenate(facts.errors), zero, night, extinction, gradient,
+        u, terms.matrix(many, rest), slopes.matrix(many, rest), facts.entries.matrix(facts.count, len(u.kind)),
+        np.concatenate(facts.targets), np.concatenate(facts.errors), zero, night, extinction, gradient, of_visits,
     )  # fmt: skip
 
 
 def _of_visits(visits: Visits, equations: Equations, kind: str) -> tuple[IntArray, IntArray]:
-    """Terms of a kind, and the places of their visits."""
+    """Terms of a kind, numbered after the flats, and the places of their visits."""
     own = np.flatnonzero(equations.kind == kind)
-    return own, np.searchsorted(visits.visit, equations.visit[own])
+    return own - equations.few, np.searchsorted(visits.visit, equations.visit[own])
 
 
-def _flats(equations: Equations, u: Unknowns, facts: _Facts, terms: _Entries, s: Settings) -> None:
-    """Flats and their polynomials: unknowns that are terms themselves."""
-    for kind in sorted({kind for kind in equations.kind.tolist() if kind.startswith("flat")}):
-        own = np.flatnonzero(equations.kind == kind)
+def _flats(equations: Equations, u: Unknowns, facts: _Facts, s: Settings) -> None:
+    """Flats and their polynomials: unknowns that are terms themselves, in the order of those."""
+    kinds = equations.kind[: equations.few]
+    for kind in sorted(set(kinds.tolist())):
+        own = np.flatnonzero(kinds == kind)
         number = u.add(kind, len(own), epoch=equations.epoch[own], detector=equations.detector[own])
         facts.add([(number, 1.0)], 0.0, s.flat if kind == "flat" else s.shape)
-        terms.add(own, number)
         if kind == "flat":
             for epoch in np.unique(equations.epoch[own]):
                 facts.add_mean(number[equations.epoch[own] == epoch], s.flat_mean)
@@ -199,7 +221,7 @@ def _colours(band: str, visits: Visits, equations: Equations, u: Unknowns, facts
     own, at = _of_visits(visits, equations, "zero_point")
     known = np.isfinite(visits.airmass[at])
     own, at = own[known], at[known]
-    if not len(own) or not np.any(equations.ncc.diagonal()):
+    if not len(own) or not np.any(equations.visitscc.diagonal()):
         return slopes
     nights, of_night = np.unique(visits.day_obs, return_inverse=True)
     air = visits.airmass[at]
@@ -208,7 +230,7 @@ def _colours(band: str, visits: Visits, equations: Equations, u: Unknowns, facts
             number = u.add(kind, len(nights), day_obs=nights)
             facts.add([(number, 1.0)], 0.0, error)
             slopes.add(own, number[of_night[at]], factor)
-    reference = np.flatnonzero(equations.kind == "reference")
+    reference = np.flatnonzero(equations.kind[equations.few :] == "reference")
     if len(reference):
         number = u.add("reference_colour", 1)
         facts.add([(number, 1.0)], 0.0, s.reference_colour_term)

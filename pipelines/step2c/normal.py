@@ -1,9 +1,10 @@
-"""Sparse symmetric systems of normal equations: solved, and the errors of what they say.
+"""Symmetric systems of normal equations: solved, and the errors of what they say.
 
 Small systems are solved by Cholesky, with the whole inverse. Large ones, nearly all of them zero points of visits, by conjugate
 gradients: the preconditioner takes visits for uncoupled with each other and solves for the few other unknowns (flats, nights,
-colours) exactly, which leaves the graph of visits that share stars. Their variances come from random vectors of signs (Hutchinson
-1990; Bekas, Kokiopoulou & Saad 2007).
+colours) exactly, which leaves the graph of visits that share stars. Variances come from random vectors that have the covariance of
+the solution: that is as good for visits that hang together by a thread as for others, while estimates of the inverse's diagonal
+by random signs fail there, where covariances far from the diagonal are large.
 """
 
 from __future__ import annotations
@@ -13,15 +14,46 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+#: Rows of a dense product that are held at a time.
+CHUNK = 4096
+#: Random vectors that are worked on together.
+TOGETHER = 8
 
 
 class NotSolved(ArithmeticError):
     """The equations have no solution, or none was found; the message says what was reached."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A symmetric positive definite matrix (P, P) in blocks: ``among`` (M, M) is sparse, ``between`` (M, F) the first M unknowns
+    and the last F is dense, and so is ``flats`` (F, F)."""
+
+    among: csr_array
+    between: Array
+    flats: Array
+
+    @property
+    def size(self) -> int:
+        return len(self.between) + len(self.flats)
+
+    def __matmul__(self, x: Array) -> Array:
+        """The product with vectors (P, K)."""
+        first, last = x[: len(self.between)], x[len(self.between) :]
+        return np.concatenate([self.among @ first + self.between @ last, self.between.T @ first + self.flats @ last])
+
+    def diagonal(self) -> Array:
+        """Its diagonal (P,)."""
+        return np.concatenate([self.among.diagonal(), np.diag(self.flats)])
+
+    def toarray(self) -> Array:
+        """The whole matrix (P, P)."""
+        return np.block([[self.among.toarray(), self.between], [self.between.T, self.flats]])
 
 
 @dataclass(frozen=True)
@@ -33,34 +65,29 @@ class Solution:
     iterations: int
 
 
-def solve(matrix: csr_array, right: Array, group: IntArray, direct: int, tolerance: float, probes: int) -> Solution:
-    """Solve ``matrix`` (P, P; positive definite) p = ``right`` (P,). ``group`` (P,) numbers the visits of the unknowns of visits
-    (zero points, gradients); -1: the few others.
+def solve(system: System, right: Array, group: IntArray, direct: int, tolerance: float, probes: int, start: Array) -> Solution:
+    """Solve ``system`` (P, P) p = ``right`` (P,). ``group`` (G,) numbers the visits of the first G unknowns (zero points,
+    gradients); the others are few. ``start`` (P,): where iterations begin.
 
     Without ``probes`` the variances of a large system are the least that they can be.
 
     NotSolved where the matrix is not positive definite, or the residual does not fall below ``tolerance`` of the right side.
     """
-    if not np.all(np.isfinite(right)) or not np.all(matrix.diagonal() > 0):
+    diagonal = system.diagonal()
+    if not np.all(np.isfinite(right)) or not np.all(diagonal > 0):
         raise NotSolved("an unknown of the photometric solution has neither data nor a prior")
-    if matrix.shape[0] <= direct:
-        return _directly(matrix, right)
-    precondition = Uncoupled(matrix, group)
-    unknowns, iterations = conjugate_gradients(matrix, right[:, None], precondition, tolerance)
+    if system.size <= direct:
+        return _directly(system.toarray(), right)
+    precondition = Uncoupled(system, group)
+    unknowns, iterations = conjugate_gradients(system, right[:, None], precondition, tolerance, start[:, None])
     if not probes:
-        return Solution(unknowns[:, 0], 1.0 / matrix.diagonal(), iterations)
-    signs = np.random.default_rng(20260910).choice([-1.0, 1.0], (matrix.shape[0], probes))
-    # what the preconditioner says is exact where visits do not share stars: only the difference is estimated
-    solved, _ = conjugate_gradients(matrix, signs, precondition, 1e-4)
-    rough = precondition(signs)
-    variances = precondition.diagonal() + np.mean(signs * (solved - rough), axis=1)
-    floor = 1.0 / matrix.diagonal()
-    return Solution(unknowns[:, 0], np.maximum(variances, floor), iterations)
+        return Solution(unknowns[:, 0], 1.0 / diagonal, iterations)
+    return Solution(unknowns[:, 0], np.maximum(_variances(system, precondition, probes), 1.0 / diagonal), iterations)
 
 
-def _directly(matrix: csr_array, right: Array) -> Solution:
+def _directly(matrix: Array, right: Array) -> Solution:
     try:
-        factor = cho_factor(matrix.toarray(), lower=True)
+        factor = cho_factor(matrix, lower=True)
     except np.linalg.LinAlgError as error:
         raise NotSolved(f"the normal equations are not positive definite: {error}") from None
     unknowns = cho_solve(factor, right)
@@ -69,68 +96,148 @@ def _directly(matrix: csr_array, right: Array) -> Solution:
 
 
 def conjugate_gradients(
-    matrix: csr_array, right: Array, precondition: Callable[[Array], Array], tolerance: float, limit: int = 2000
+    system: System,
+    right: Array,
+    precondition: Callable[[Array], Array],
+    tolerance: float,
+    start: Array,
+    limit: int = 2000,
 ) -> tuple[Array, int]:
-    """Solve for several right-hand sides (P, K) at once (Hestenes & Stiefel 1952); NotSolved after ``limit`` iterations."""
-    x = np.zeros_like(right)
-    r = right.copy()
-    z = precondition(r)
-    p = z.copy()
-    rz = np.einsum("ik,ik->k", r, z)
+    """Solve for several right-hand sides (P, K) at once, from ``start`` (P, K) on (Hestenes & Stiefel 1952); NotSolved after
+    ``limit`` iterations."""
+    x = start.copy()
+    r = right - system @ x
     goal = tolerance * np.maximum(np.linalg.norm(right, axis=0), np.finfo(float).tiny)
-    for iteration in range(1, limit + 1):
-        q = matrix @ p
+    p, before = np.zeros_like(r), np.zeros(right.shape[1])
+    for iteration in range(limit):
+        if np.all(np.linalg.norm(r, axis=0) <= goal):
+            return x, iteration
+        z = precondition(r)
+        rz = np.einsum("ik,ik->k", r, z)
+        p = z + np.divide(rz, before, out=np.zeros_like(rz), where=before > 0) * p
+        q = system @ p
         pq = np.einsum("ik,ik->k", p, q)
         step = np.divide(rz, pq, out=np.zeros_like(rz), where=pq > 0)
         x += step * p
         r -= step * q
-        if np.all(np.linalg.norm(r, axis=0) <= goal):
-            return x, iteration
-        z = precondition(r)
-        before, rz = rz, np.einsum("ik,ik->k", r, z)
-        p = z + np.divide(rz, before, out=np.zeros_like(rz), where=before > 0) * p
+        before = rz
     left = float(np.max(np.linalg.norm(r, axis=0) / np.maximum(goal / tolerance, np.finfo(float).tiny)))
     raise NotSolved(f"the photometric solution did not converge: residual {left:.1e} after {limit} iterations")
 
 
+def _variances(system: System, base: Uncoupled, probes: int) -> Array:
+    """The diagonal (P,) of the inverse, from the squares of ``probes`` random vectors with that covariance.
+
+    Each is L^-T (L^-1 N L^-T)^-1/2 z of a random z, where L L^T is the preconditioner's matrix; L^-T z, of the same z, has the
+    covariance that the preconditioner states: the ratio of both tells by how much more the unknowns vary.
+    """
+    chance = np.random.default_rng(20260910)
+    found, stated = np.zeros(system.size), np.zeros(system.size)
+    for first in range(0, probes, TOGETHER):
+        z = chance.standard_normal((system.size, min(TOGETHER, probes - first)))
+        found += np.sum(base.colour(inverse_root(lambda y: base.whiten(system @ base.colour(y)), z)) ** 2, axis=1)
+        stated += np.sum(base.colour(z) ** 2, axis=1)
+    return np.asarray(base.diagonal() * found / stated)
+
+
+def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.01, limit: int = 500) -> Array:
+    """A^-1/2 z for several vectors z (P, K) at once, ``product`` being that with A, positive definite (Lanczos; see Simpson, Turner
+    & Pettitt 2008). It ends when ten more steps change no vector by ``accuracy`` of its length; NotSolved after ``limit`` steps."""
+    size = np.linalg.norm(z, axis=0)
+    basis = [z / size]
+    alpha: list[Array] = []
+    beta: list[Array] = []
+    known = np.zeros((z.shape[1], 0))
+    for step in range(1, limit + 1):
+        w = product(basis[-1])
+        if beta:
+            w -= beta[-1] * basis[-2]
+        alpha.append(np.einsum("ik,ik->k", basis[-1], w))
+        w -= alpha[-1] * basis[-1]
+        beta.append(np.linalg.norm(w, axis=0))
+        if step % 10 == 0 or np.all(beta[-1] < 1e-12):
+            factor = _root_factors(np.array(alpha), np.array(beta[:-1]))
+            change = np.linalg.norm(factor - np.pad(known, ((0, 0), (0, step - known.shape[1]))), axis=1)
+            if np.all(change <= accuracy * np.linalg.norm(factor, axis=1)) or np.all(beta[-1] < 1e-12):
+                return np.asarray(size * sum(factor[:, n] * vector for n, vector in enumerate(basis)))
+            known = factor
+        basis.append(np.divide(w, beta[-1], out=np.zeros_like(w), where=beta[-1] > 1e-12))
+    raise NotSolved(f"the errors of the photometric solution did not converge in {limit} steps")
+
+
+def _root_factors(alpha: Array, beta: Array) -> Array:
+    """First columns (K, M) of T^-1/2 of the tridiagonal matrices with diagonals ``alpha`` (M, K) and beside them ``beta``."""
+    count = len(alpha)
+    t = np.zeros((alpha.shape[1], count, count))
+    row = np.arange(count)
+    t[:, row, row] = alpha.T
+    t[:, row[1:], row[:-1]] = beta.T
+    values, vectors = np.linalg.eigh(t)
+    return np.asarray(np.einsum("kij,kj,kj->ki", vectors, np.maximum(values, 1e-12) ** -0.5, vectors[:, 0]))
+
+
 class Uncoupled:
-    """The inverse of a matrix (P, P) without what couples visits with each other.
+    """The inverse of a system without what couples visits with each other.
 
     With A the blocks of visits, B the coupling (few, many) and C among the few, the Schur complement C - B A^-1 B^T is solved
     exactly. What is left out are mostly negative numbers off the diagonal (visits that share stars), so it stays positive
     definite; where it would not, its small eigenvalues are raised.
     """
 
-    def __init__(self, matrix: csr_array, group: IntArray) -> None:
-        self.many, self.few = np.flatnonzero(group >= 0), np.flatnonzero(group < 0)
-        rows = csr_array(matrix[self.few])
-        self.inverse = _block_inverse(csr_array(matrix[self.many][:, self.many]), group[self.many])
-        self.spread = csr_array(self.inverse @ rows[:, self.many].T)  # A^-1 B^T
-        schur = rows[:, self.few].toarray() - (rows[:, self.many] @ self.spread).toarray()
-        values, vectors = np.linalg.eigh(0.5 * (schur + schur.T))
-        self.schur = (vectors / np.maximum(values, 1e-12 * values.max(initial=1.0))) @ vectors.T
+    def __init__(self, system: System, group: IntArray) -> None:
+        self.many = many = len(group)
+        rest = len(system.between) - many
+        rows = csr_array(system.among[many:])
+        sparse, dense = csr_array(rows[:, :many]), system.between[:many]
+        self.root = _block_root(csr_array(system.among[:many, :many]), group)  # R of the visits, A^-1 = R^T R
+        inverse = csr_array(self.root.T @ self.root)
+        self.spread = csr_array(inverse @ sparse.T)  # A^-1 B^T, of the few that are no flats
+        self.wide = inverse @ dense  # the same of flats
+        schur = np.empty((system.size - many,) * 2)
+        schur[:rest, :rest] = (rows[:, many:] - sparse @ self.spread).toarray()
+        schur[:rest, rest:] = system.between[many:] - sparse @ self.wide
+        schur[rest:, :rest] = schur[:rest, rest:].T
+        schur[rest:, rest:] = system.flats - dense.T @ self.wide
+        self.few = _inverse_root(0.5 * (schur + schur.T))  # R of the few
+
+    def whiten(self, r: Array) -> Array:
+        """L^-1 r of vectors (P, K): the inverse is L^-T L^-1."""
+        first = r[: self.many]
+        last = r[self.many :] - np.concatenate([self.spread.T @ first, self.wide.T @ first])
+        return np.concatenate([self.root @ first, self.few @ last])
+
+    def colour(self, y: Array) -> Array:
+        """L^-T y of vectors (P, K)."""
+        last, rest = self.few.T @ y[self.many :], self.spread.shape[1]
+        return np.concatenate([self.root.T @ y[: self.many] - self.spread @ last[:rest] - self.wide @ last[rest:], last])
 
     def __call__(self, r: Array) -> Array:
         """Apply to vectors (P, K)."""
-        z = np.empty_like(r)
-        z[self.few] = self.schur @ (r[self.few] - self.spread.T @ r[self.many])
-        z[self.many] = self.inverse @ r[self.many] - self.spread @ z[self.few]
-        return z
+        return self.colour(self.whiten(r))
 
     def diagonal(self) -> Array:
         """Its diagonal (P,)."""
-        result = np.empty(len(self.many) + len(self.few))
-        result[self.few] = np.diag(self.schur)
-        own = self.inverse.diagonal()
-        for start in range(0, len(self.many), 4096):
-            part = self.spread[start : start + 4096].toarray()
-            rows = self.many[start : start + 4096]
-            result[rows] = own[start : start + 4096] + np.einsum("ik,ik->i", part @ self.schur, part)
-        return result
+        rest, own, few = self.spread.shape[1], self.root.power(2).sum(axis=0), self.few.T @ self.few
+        for start in range(0, self.many, CHUNK):
+            part = slice(start, start + CHUNK)
+            sparse, dense = csr_array(self.spread[part]), self.wide[part]
+            own[part] += np.einsum("ik,ik->i", dense @ few[rest:, rest:], dense)
+            mixed = sparse @ few[:rest, :rest] + 2.0 * dense @ few[rest:, :rest]
+            own[part] += sparse.multiply(mixed).sum(axis=1)
+        return np.concatenate([own, np.diag(few)])
 
 
-def _block_inverse(matrix: csr_array, group: IntArray) -> csr_array:
-    """The inverse of the diagonal blocks of a matrix: unknowns of one group, of which there are a few each."""
+def _inverse_root(matrix: Array) -> Array:
+    """R with R^T R the inverse of a symmetric matrix; where that is not positive definite, its small eigenvalues are raised."""
+    try:
+        return np.asarray(solve_triangular(cholesky(matrix, lower=True), np.eye(len(matrix)), lower=True))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(matrix)
+        return np.asarray((vectors / np.sqrt(np.maximum(values, 1e-12 * values.max(initial=1.0)))).T)
+
+
+def _block_root(matrix: csr_array, group: IntArray) -> csr_array:
+    """R with R^T R the inverse of the diagonal blocks of a matrix: unknowns of one group, of which there are a few each."""
     order = np.argsort(group, kind="stable")
     _, first, count = np.unique(group[order], return_index=True, return_counts=True)
     block = np.repeat(np.arange(len(first)), count)
@@ -144,5 +251,9 @@ def _block_inverse(matrix: csr_array, group: IntArray) -> csr_array:
     size = int(count.max(initial=1))
     blocks = np.tile(np.eye(size), (len(first), 1, 1))
     blocks[of[i[own]], place[i[own]], place[j[own]]] = entries.data[own]
-    inverse = np.linalg.inv(blocks)
-    return csr_array((inverse[of[i[own]], place[i[own]], place[j[own]]], (i[own], j[own])), shape=matrix.shape)
+    root = np.linalg.inv(np.linalg.cholesky(blocks))
+    member = np.full((len(first), size), -1)
+    member[of, place] = np.arange(len(group))
+    row, column = (np.repeat(member, size, axis=1), np.tile(member, size))
+    kept = (row >= 0) & (column >= 0) & (root.reshape(len(first), -1) != 0)
+    return csr_array((root.reshape(len(first), -1)[kept], (row[kept], column[kept])), shape=matrix.shape)

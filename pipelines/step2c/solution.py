@@ -6,18 +6,19 @@ photometric is found by solving: those that may not be have terms for a gradient
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
 
 from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
-from pipelines.step2c import components, model, normal
+from pipelines.step2c import components, merged, model, normal
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.model import Equations, Model, Visits
 from pipelines.step2c.observations import register_visits
@@ -27,8 +28,8 @@ from pipelines.step2c.statement import statement
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_summary")
-#: Rounds of solving and judging visits.
-ROUNDS = 4
+#: Rounds of solving and judging visits at most; and how many visits may still change when it is settled.
+ROUNDS, SETTLED = 4, 0.001
 #: How well large systems are solved to judge visits by (relative residual).
 JUDGING = 1e-6
 
@@ -56,8 +57,9 @@ class Solved:
     component: components.Components
 
 
-def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> dict[str, pa.Table]:
-    """The products, from the inputs as views on ``con``. The same bits whatever the order of rows and the number of threads."""
+def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, threads: int = 1) -> dict[str, pa.Table]:
+    """The products, from the inputs as views on ``con``; ``threads`` bands at a time. The same bits whatever their number and the
+    order of rows."""
     con.execute(statement("fixed_point"))
     register_visits(con, camera, settings)
     con.execute(statement("merged_terms"))
@@ -70,9 +72,17 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
         if camera.focal_plane.num_rows
         else np.zeros((2, 1))
     )
-    for number, band in enumerate(bands):
-        solved = solve_band(con, band, field, settings)
-        for name, columns in _rows(solved, settings).items():
+    reading = Lock()
+
+    def of(band: str) -> dict[str, dict[str, Any]]:
+        with reading:
+            visits, equations = merged.visits(con, band), merged.equations(con, band)
+        return _rows(solve_band(band, visits, equations, field, settings), settings)
+
+    with ThreadPoolExecutor(threads) as executor:
+        found = dict(zip(bands, executor.map(of, bands), strict=True))
+    for number, (band, made) in enumerate(found.items()):
+        for name, columns in made.items():
             rows = pa.table({**columns, "band": pa.repeat(pa.scalar(band), len(next(iter(columns.values()))))})
             con.register(f"{name}_of_band", rows)
             con.execute(
@@ -87,9 +97,8 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
     }
 
 
-def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Settings) -> Solved:
+def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s: Settings) -> Solved:
     """Solve and judge until the judgement stands; ``field`` (2, D): where the detectors are, deg."""
-    visits, equations = _visits(con, band), _equations(con, band)
     component = components.find(visits, equations, s.min_references)
     suspect = np.zeros(len(visits.visit), bool)
     own = equations.kind == "gradient_x"
@@ -97,57 +106,28 @@ def solve_band(con: duckdb.DuckDBPyConnection, band: str, field: Array, s: Setti
     seen = visits.stars > 0
     photometric = seen & ~suspect & ~(visits.excess > s.cloud_scatter)
     spread, level = s.night, np.zeros(len(seen))
+    known: dict[Any, float] = {}
+    settled = False
     for number in range(ROUNDS):
         built = model.make(band, visits, equations, photometric, spread, s)
-        matrix, right = built.normal(equations)
-        group = np.asarray(built.unknowns.visit)
-        last = number + 1 == ROUNDS
+        system, right = built.normal(equations)
+        group = np.asarray(built.unknowns.visit[: built.of_visits])
+        start = np.array([known.get(name, 0.0) for name in built.unknowns.names()])
+        last = settled or number + 1 == ROUNDS
         accuracy, probes = (s.tolerance, s.probes) if last else (max(s.tolerance, JUDGING), 0)
-        solution = normal.solve(matrix, right, group, s.direct, accuracy, probes)
+        solution = normal.solve(system, right, group, s.direct, accuracy, probes, start)
         if last:
             break
+        known = dict(zip(built.unknowns.names(), solution.unknowns.tolist(), strict=True))
         level = _level(visits, solution.unknowns[built.zero])
-        tilt = _tilt(built, solution.unknowns, 1.0 / matrix.diagonal(), field)
+        tilt = _tilt(built, solution.unknowns, 1.0 / system.diagonal(), field)
         step = _step(visits, built, solution.unknowns)
-        spread = _spread(visits, step, photometric, spread)
+        before, spread = (photometric, spread), _spread(visits, step, photometric, spread)
         low = _low(visits, step, photometric, s.cloud_step)
         photometric = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
+        changed = int(np.count_nonzero(photometric != before[0]))
+        settled = bool(changed <= SETTLED * len(seen)) and abs(spread - before[1]) <= 0.01 * spread
     return Solved(visits, equations, built, solution, photometric, level, component)
-
-
-def _visits(con: duckdb.DuckDBPyConnection, band: str) -> Visits:
-    rows = con.execute("SELECT * FROM seen_visit WHERE band = $band ORDER BY visit", {"band": band}).fetchnumpy()
-
-    def number(name: str, missing: float = np.nan) -> Array:
-        return np.asarray(np.ma.filled(np.ma.asarray(rows[name]).astype(float), missing))
-
-    return Visits(
-        np.asarray(rows["visit"], np.int64), np.asarray(rows["day_obs"], np.int64), number("airmass"), number("prior"),
-        number("nominal"), number("exposure"), number("extinction"), np.asarray(rows["known"], bool),
-        number("stars", 0.0).astype(np.int64), number("excess", 0.0),
-    )  # fmt: skip
-
-
-def _equations(con: duckdb.DuckDBPyConnection, band: str) -> Equations:
-    term = con.execute("SELECT * FROM merged_term WHERE band = $band ORDER BY number", {"band": band}).fetchnumpy()
-    pair = con.execute(statement("merged_equations"), {"band": band}).fetchnumpy()
-    size = len(term["number"])
-    i, j = np.asarray(pair["i"], np.int64), np.asarray(pair["j"], np.int64)
-
-    def symmetric(name: str) -> csr_array:
-        value = np.asarray(pair[name], float)
-        upper, kept = i < j, value != 0
-        row, column = np.concatenate([i[kept], j[kept & upper]]), np.concatenate([j[kept], i[kept & upper]])
-        return csr_array(coo_array((np.concatenate([value[kept], value[kept & upper]]), (row, column)), shape=(size, size)))
-
-    shared = np.flatnonzero(np.asarray(pair["stars"]) > 0)
-    return Equations(
-        np.asarray(term["kind"], str), np.asarray(np.ma.filled(term["visit"], -1), np.int64),
-        np.asarray(np.ma.filled(term["epoch"], ""), str), np.asarray(np.ma.filled(term["detector"], -1), np.int64),
-        np.asarray(term["stars"], np.int64), np.asarray(term["r1"], float), np.asarray(term["rc"], float),
-        symmetric("n11"), symmetric("n1c"), symmetric("ncc"),
-        (i[shared], j[shared], np.asarray(pair["stars"], np.int64)[shared]),
-    )  # fmt: skip
 
 
 def _level(visits: Visits, zero: Array) -> Array:
@@ -199,10 +179,11 @@ def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
     error = np.sqrt(solution.variances)
     gradient = [np.where(m.gradient[k] >= 0, solution.unknowns[m.gradient[k]], 0.0) for k in range(2)]
     gradient_error = [np.where(m.gradient[k] >= 0, error[m.gradient[k]], 0.0) for k in range(2)]
-    slopes = np.asarray(m.slopes @ solution.unknowns)
+    few = solved.equations.few
+    slopes = np.asarray(m.slopes @ solution.unknowns[: len(solution.unknowns) - few])
     own = np.flatnonzero(solved.equations.kind == "zero_point")
     slope = np.zeros(len(v.visit))
-    slope[np.searchsorted(v.visit, solved.equations.visit[own])] = slopes[own]
+    slope[np.searchsorted(v.visit, solved.equations.visit[own])] = slopes[own - few]
     of_unknown = {
         "kind": m.unknowns.kind, "visit": m.unknowns.visit, "day_obs": m.unknowns.day_obs, "epoch": m.unknowns.epoch,
         "detector": m.unknowns.detector, "value": solution.unknowns, "error": error,

@@ -176,8 +176,9 @@ class PaperProducts:
         }
 
     def _normal_equation(self, row: Columns, rng: np.random.Generator) -> Columns:
-        count = len(self._tract_visits(row["tract"]))
-        return {"i": range(count), "j": range(count), "n11": [1.0] * count}
+        visits = self._tract_visits(row["tract"])
+        bands = [self.frames[(v, 0)][0] for v in visits]
+        return {"band": bands, "i": range(len(visits)), "j": range(len(visits)), "n11": [1.0] * len(visits)}
 
     def _visit_scatter(self, row: Columns, rng: np.random.Generator) -> Columns:
         visits = self._tract_visits(row["tract"])

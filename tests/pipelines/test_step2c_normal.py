@@ -86,17 +86,21 @@ def test_the_preconditioner_is_exact_where_visits_share_no_star() -> None:
     whole[:many, many:], whole[many:, :many] = coupling, coupling.T
     whole[many:, many:] += coupling.T @ coupling * 2
     right = chance.normal(size=many + few)
-    solved = normal.Uncoupled(csr_array(whole), np.where(np.arange(many + few) < many, np.arange(many + few) // 2, -1))
+    system = normal.System(csr_array(whole[:-2, :-2]), whole[:-2, -2:], whole[-2:, -2:])  # two of the few are flats
+    np.testing.assert_allclose(system @ right[:, None], whole @ right[:, None], rtol=1e-9)
+    solved = normal.Uncoupled(system, np.arange(many) // 2)
     np.testing.assert_allclose(solved(right[:, None])[:, 0], np.linalg.solve(whole, right), rtol=1e-9)
     np.testing.assert_allclose(solved.diagonal(), np.diag(np.linalg.inv(whole)), rtol=1e-9)
 
 
 def test_what_cannot_be_solved_is_said() -> None:
-    matrix = csr_array(np.diag([1.0, 0.0]))
+    def system(matrix: list[list[float]]) -> normal.System:
+        return normal.System(csr_array(np.array(matrix)), np.zeros((len(matrix), 0)), np.zeros((0, 0)))
+
     with pytest.raises(normal.NotSolved, match="neither data nor a prior"):
-        normal.solve(matrix, np.ones(2), np.array([0, -1]), 10, 1e-9, 4)
+        normal.solve(system([[1.0, 0.0], [0.0, 0.0]]), np.ones(2), np.array([0]), 10, 1e-9, 4, np.zeros(2))
     with pytest.raises(normal.NotSolved, match="not positive definite"):
-        normal.solve(csr_array(np.array([[1.0, 2.0], [2.0, 1.0]])), np.ones(2), np.arange(2), 10, 1e-9, 4)
-    wide = csr_array(np.diag(np.geomspace(1e-12, 1e12, 60)) + 1e-13)
+        normal.solve(system([[1.0, 2.0], [2.0, 1.0]]), np.ones(2), np.arange(2), 10, 1e-9, 4, np.zeros(2))
+    wide = system((np.diag(np.geomspace(1e-12, 1e12, 60)) + 1e-13).tolist())
     with pytest.raises(normal.NotSolved, match="did not converge"):
-        normal.conjugate_gradients(wide, np.ones((60, 1)), lambda r: r, 1e-14, limit=5)
+        normal.conjugate_gradients(wide, np.ones((60, 1)), lambda r: r, 1e-14, np.zeros((60, 1)), limit=5)
