@@ -2,9 +2,9 @@
 
 Small systems are solved by Cholesky, with the whole inverse. Large ones, nearly all of them zero points of visits, by conjugate
 gradients: the preconditioner takes visits for uncoupled with each other and solves for the few other unknowns (flats, nights,
-colours) exactly, which leaves the graph of visits that share stars. Variances come from random vectors that have the covariance of
-the solution: that is as good for visits that hang together by a thread as for others, while estimates of the inverse's diagonal
-by random signs fail there, where covariances far from the diagonal are large.
+colours) exactly, so that what is iterated is the graph of visits that share stars, and nothing else. Variances come from random
+vectors that have the covariance of the solution: that is as good for visits that hang together by a thread as for others, while
+random signs, which estimate the diagonal of an inverse, fail there: covariances far from the diagonal are large.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class System:
         return len(self.between) + len(self.flats)
 
     def __matmul__(self, x: Array) -> Array:
-        """The product with vectors (P, K)."""
+        """The product with vectors (P,) or (P, K)."""
         first, last = x[: len(self.between)], x[len(self.between) :]
         return np.concatenate([self.among @ first + self.between @ last, self.between.T @ first + self.flats @ last])
 
@@ -71,18 +71,19 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
 
     Without ``probes`` the variances of a large system are the least that they can be.
 
-    NotSolved where the matrix is not positive definite, or the residual does not fall below ``tolerance`` of the right side.
+    NotSolved where the matrix is not positive definite, or the residual (in the units of errors) does not fall below ``tolerance``
+    of the right side.
     """
     diagonal = system.diagonal()
     if not np.all(np.isfinite(right)) or not np.all(diagonal > 0):
         raise NotSolved("an unknown of the photometric solution has neither data nor a prior")
     if system.size <= direct:
         return _directly(system.toarray(), right)
-    precondition = Uncoupled(system, group)
-    unknowns, iterations = conjugate_gradients(system, right[:, None], precondition, tolerance, start[:, None])
-    if not probes:
-        return Solution(unknowns[:, 0], 1.0 / diagonal, iterations)
-    return Solution(unknowns[:, 0], np.maximum(_variances(system, precondition, probes), 1.0 / diagonal), iterations)
+    base = Uncoupled(system, group)
+    goal = tolerance * float(np.linalg.norm(base.whiten(right)))
+    found, iterations = conjugate_gradients(base.product, base.whiten(right - system @ start), goal)
+    variances = np.maximum(_variances(base, probes), 1.0 / diagonal) if probes else 1.0 / diagonal
+    return Solution(start + base.colour(found), variances, iterations)
 
 
 def _directly(matrix: Array, right: Array) -> Solution:
@@ -95,52 +96,41 @@ def _directly(matrix: Array, right: Array) -> Solution:
     return Solution(unknowns, np.diag(cho_solve(factor, np.eye(len(right)))).copy(), 0)
 
 
-def conjugate_gradients(
-    system: System,
-    right: Array,
-    precondition: Callable[[Array], Array],
-    tolerance: float,
-    start: Array,
-    limit: int = 2000,
-) -> tuple[Array, int]:
-    """Solve for several right-hand sides (P, K) at once, from ``start`` (P, K) on (Hestenes & Stiefel 1952); NotSolved after
-    ``limit`` iterations."""
-    x = start.copy()
-    r = right - system @ x
-    goal = tolerance * np.maximum(np.linalg.norm(right, axis=0), np.finfo(float).tiny)
-    p, before = np.zeros_like(r), np.zeros(right.shape[1])
+def conjugate_gradients(product: Callable[[Array], Array], right: Array, goal: float, limit: int = 2000) -> tuple[Array, int]:
+    """Solve A x = ``right`` (P,), ``product`` being that with A, until the residual's length is ``goal`` (Hestenes & Stiefel
+    1952): x and the number of iterations; NotSolved after ``limit`` of them."""
+    x, r = np.zeros_like(right), right.copy()
+    p, rr, before = np.zeros_like(r), float(r @ r), np.inf
     for iteration in range(limit):
-        if np.all(np.linalg.norm(r, axis=0) <= goal):
+        if rr <= goal**2:
             return x, iteration
-        z = precondition(r)
-        rz = np.einsum("ik,ik->k", r, z)
-        p = z + np.divide(rz, before, out=np.zeros_like(rz), where=before > 0) * p
-        q = system @ p
-        pq = np.einsum("ik,ik->k", p, q)
-        step = np.divide(rz, pq, out=np.zeros_like(rz), where=pq > 0)
+        p = r + rr / before * p
+        q = product(p)
+        step = rr / float(p @ q)
         x += step * p
         r -= step * q
-        before = rz
-    left = float(np.max(np.linalg.norm(r, axis=0) / np.maximum(goal / tolerance, np.finfo(float).tiny)))
-    raise NotSolved(f"the photometric solution did not converge: residual {left:.1e} after {limit} iterations")
+        before, rr = rr, float(r @ r)
+    left = np.sqrt(rr) / max(goal, np.finfo(float).tiny)
+    raise NotSolved(f"the photometric solution did not converge: the residual is {left:.1e} of its goal after {limit} iterations")
 
 
-def _variances(system: System, base: Uncoupled, probes: int) -> Array:
+def _variances(base: Uncoupled, probes: int) -> Array:
     """The diagonal (P,) of the inverse, from the squares of ``probes`` random vectors with that covariance.
 
     Each is L^-T (L^-1 N L^-T)^-1/2 z of a random z, where L L^T is the preconditioner's matrix; L^-T z, of the same z, has the
     covariance that the preconditioner states: the ratio of both tells by how much more the unknowns vary.
     """
     chance = np.random.default_rng(20260910)
-    found, stated = np.zeros(system.size), np.zeros(system.size)
+    stated = base.diagonal()
+    found, expected = np.zeros(len(stated)), np.zeros(len(stated))
     for first in range(0, probes, TOGETHER):
-        z = chance.standard_normal((system.size, min(TOGETHER, probes - first)))
-        found += np.sum(base.colour(inverse_root(lambda y: base.whiten(system @ base.colour(y)), z)) ** 2, axis=1)
-        stated += np.sum(base.colour(z) ** 2, axis=1)
-    return np.asarray(base.diagonal() * found / stated)
+        z = chance.standard_normal((len(stated), min(TOGETHER, probes - first)))
+        found += np.sum(base.colour(inverse_root(base.product, z)) ** 2, axis=1)
+        expected += np.sum(base.colour(z) ** 2, axis=1)
+    return np.asarray(stated * found / expected)
 
 
-def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.01, limit: int = 500) -> Array:
+def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.05, limit: int = 500) -> Array:
     """A^-1/2 z for several vectors z (P, K) at once, ``product`` being that with A, positive definite (Lanczos; see Simpson, Turner
     & Pettitt 2008). It ends when ten more steps change no vector by ``accuracy`` of its length; NotSolved after ``limit`` steps."""
     size = np.linalg.norm(z, axis=0)
@@ -177,11 +167,11 @@ def _root_factors(alpha: Array, beta: Array) -> Array:
 
 
 class Uncoupled:
-    """The inverse of a system without what couples visits with each other.
+    """A system N as L (1 + L^-1 E L^-T) L^T, where L L^T is N without E, what couples visits with each other.
 
-    With A the blocks of visits, B the coupling (few, many) and C among the few, the Schur complement C - B A^-1 B^T is solved
-    exactly. What is left out are mostly negative numbers off the diagonal (visits that share stars), so it stays positive
-    definite; where it would not, its small eigenvalues are raised.
+    With A the blocks of visits, B the coupling (few, many) and C among the few, L is known from A and the Schur complement
+    C - B A^-1 B^T. What is left out are mostly negative numbers off the diagonal (visits that share stars), so that stays positive
+    definite; where it would not, its small eigenvalues are raised, and E has what was added.
     """
 
     def __init__(self, system: System, group: IntArray) -> None:
@@ -189,7 +179,7 @@ class Uncoupled:
         rest = len(system.between) - many
         rows = csr_array(system.among[many:])
         sparse, dense = csr_array(rows[:, :many]), system.between[:many]
-        self.root = _block_root(csr_array(system.among[:many, :many]), group)  # R of the visits, A^-1 = R^T R
+        self.root, self.coupling = _blocks(csr_array(system.among[:many, :many]), group)  # R of the visits, A^-1 = R^T R; E
         inverse = csr_array(self.root.T @ self.root)
         self.spread = csr_array(inverse @ sparse.T)  # A^-1 B^T, of the few that are no flats
         self.wide = inverse @ dense  # the same of flats
@@ -198,25 +188,27 @@ class Uncoupled:
         schur[:rest, rest:] = system.between[many:] - sparse @ self.wide
         schur[rest:, :rest] = schur[:rest, rest:].T
         schur[rest:, rest:] = system.flats - dense.T @ self.wide
-        self.few = _inverse_root(0.5 * (schur + schur.T))  # R of the few
+        self.few, self.raised = _inverse_root(0.5 * (schur + schur.T))  # R of the few
+
+    def product(self, y: Array) -> Array:
+        """(1 + L^-1 E L^-T) y of vectors (P,) or (P, K)."""
+        x = self.colour(y)
+        last = np.zeros_like(x[self.many :]) if self.raised is None else self.raised @ x[self.many :]
+        return np.asarray(y + self.whiten(np.concatenate([self.coupling @ x[: self.many], last])))
 
     def whiten(self, r: Array) -> Array:
-        """L^-1 r of vectors (P, K): the inverse is L^-T L^-1."""
+        """L^-1 r of vectors (P,) or (P, K)."""
         first = r[: self.many]
         last = r[self.many :] - np.concatenate([self.spread.T @ first, self.wide.T @ first])
         return np.concatenate([self.root @ first, self.few @ last])
 
     def colour(self, y: Array) -> Array:
-        """L^-T y of vectors (P, K)."""
+        """L^-T y of vectors (P,) or (P, K)."""
         last, rest = self.few.T @ y[self.many :], self.spread.shape[1]
         return np.concatenate([self.root.T @ y[: self.many] - self.spread @ last[:rest] - self.wide @ last[rest:], last])
 
-    def __call__(self, r: Array) -> Array:
-        """Apply to vectors (P, K)."""
-        return self.colour(self.whiten(r))
-
     def diagonal(self) -> Array:
-        """Its diagonal (P,)."""
+        """The diagonal (P,) of L^-T L^-1, the inverse without E."""
         rest, own, few = self.spread.shape[1], self.root.power(2).sum(axis=0), self.few.T @ self.few
         for start in range(0, self.many, CHUNK):
             part = slice(start, start + CHUNK)
@@ -227,17 +219,20 @@ class Uncoupled:
         return np.concatenate([own, np.diag(few)])
 
 
-def _inverse_root(matrix: Array) -> Array:
-    """R with R^T R the inverse of a symmetric matrix; where that is not positive definite, its small eigenvalues are raised."""
+def _inverse_root(matrix: Array) -> tuple[Array, Array | None]:
+    """R with R^T R the inverse of a symmetric matrix; where that is not positive definite, its small eigenvalues are raised, and
+    the second is the matrix less what it is then."""
     try:
-        return np.asarray(solve_triangular(cholesky(matrix, lower=True), np.eye(len(matrix)), lower=True))
+        return np.asarray(solve_triangular(cholesky(matrix, lower=True), np.eye(len(matrix)), lower=True)), None
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(matrix)
-        return np.asarray((vectors / np.sqrt(np.maximum(values, 1e-12 * values.max(initial=1.0)))).T)
+        raised = np.maximum(values, 1e-6 * values.max(initial=1.0))
+        return np.asarray((vectors / np.sqrt(raised)).T), np.asarray((vectors * (values - raised)) @ vectors.T)
 
 
-def _block_root(matrix: csr_array, group: IntArray) -> csr_array:
-    """R with R^T R the inverse of the diagonal blocks of a matrix: unknowns of one group, of which there are a few each."""
+def _blocks(matrix: csr_array, group: IntArray) -> tuple[csr_array, csr_array]:
+    """R with R^T R the inverse of the diagonal blocks of a matrix (unknowns of one group, of which there are a few each), and the
+    matrix without these blocks."""
     order = np.argsort(group, kind="stable")
     _, first, count = np.unique(group[order], return_index=True, return_counts=True)
     block = np.repeat(np.arange(len(first)), count)
@@ -256,4 +251,5 @@ def _block_root(matrix: csr_array, group: IntArray) -> csr_array:
     member[of, place] = np.arange(len(group))
     row, column = (np.repeat(member, size, axis=1), np.tile(member, size))
     kept = (row >= 0) & (column >= 0) & (root.reshape(len(first), -1) != 0)
-    return csr_array((root.reshape(len(first), -1)[kept], (row[kept], column[kept])), shape=matrix.shape)
+    inverse = csr_array((root.reshape(len(first), -1)[kept], (row[kept], column[kept])), shape=matrix.shape)
+    return inverse, csr_array((entries.data[~own], (i[~own], j[~own])), shape=matrix.shape)

@@ -28,7 +28,7 @@ class Settings:
     photometric visits about their night, ``extinction``, ``flat``, ``flat_mean``, ``shape`` (of a polynomial), ``gradient``
     (mag per degree), ``colour``, ``water``, ``reference_colour_term``.
     ``direct``: the largest number of unknowns of a band that is solved with the whole inverse; more are solved by conjugate
-    gradients to ``tolerance``, their errors estimated from ``probes``.
+    gradients to ``tolerance``, their errors estimated from ``probes`` (good to 1 / sqrt(2 probes)).
     """
 
     rounds: int = 3
@@ -71,7 +71,7 @@ class Settings:
     reference_colour_term: float = 0.1
     direct: int = 3000
     tolerance: float = 1e-9
-    probes: int = 32
+    probes: int = 16
 
 
 #: Where an instrument file says nothing: extinction per airmass, zero point of one electron per second, reference colour.

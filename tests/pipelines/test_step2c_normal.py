@@ -87,10 +87,38 @@ def test_the_preconditioner_is_exact_where_visits_share_no_star() -> None:
     whole[many:, many:] += coupling.T @ coupling * 2
     right = chance.normal(size=many + few)
     system = normal.System(csr_array(whole[:-2, :-2]), whole[:-2, -2:], whole[-2:, -2:])  # two of the few are flats
-    np.testing.assert_allclose(system @ right[:, None], whole @ right[:, None], rtol=1e-9)
-    solved = normal.Uncoupled(system, np.arange(many) // 2)
-    np.testing.assert_allclose(solved(right[:, None])[:, 0], np.linalg.solve(whole, right), rtol=1e-9)
-    np.testing.assert_allclose(solved.diagonal(), np.diag(np.linalg.inv(whole)), rtol=1e-9)
+    np.testing.assert_allclose(system @ right, whole @ right, rtol=1e-9)
+    base = normal.Uncoupled(system, np.arange(many) // 2)
+    np.testing.assert_allclose(base.colour(base.whiten(right)), np.linalg.solve(whole, right), rtol=1e-9)
+    np.testing.assert_allclose(base.diagonal(), np.diag(np.linalg.inv(whole)), rtol=1e-9)
+    np.testing.assert_allclose(base.product(right), right)
+
+
+@pytest.mark.parametrize("tie", [0.05, 3.0])
+def test_what_visits_share_is_what_is_iterated(tie: float) -> None:
+    chance = np.random.default_rng(6)
+    many, few = 60, 5
+    coupling = chance.normal(size=(many, few))
+    whole = np.diag(chance.uniform(5, 9, many + few))
+    whole[:many, many:], whole[many:, :many] = coupling, coupling.T
+    whole[many:, many:] += coupling.T @ coupling * 0.05  # the more visits share, the less these are without it
+    neighbour = np.arange(many - 1)
+    for i, j in ((neighbour, neighbour + 1), (neighbour + 1, neighbour)):
+        whole[i, j] -= tie
+    whole += np.diag(np.maximum(0.0, 0.01 - np.linalg.eigvalsh(whole)[0]) * np.ones(many + few))
+    system = normal.System(csr_array(whole[:-2, :-2]), whole[:-2, -2:], whole[-2:, -2:])
+    base, y = normal.Uncoupled(system, np.arange(many)), chance.normal(size=(many + few, 3))
+    np.testing.assert_allclose(base.product(y), base.whiten(system @ base.colour(y)), rtol=1e-7, atol=1e-9)
+    solved = normal.solve(system, y[:, 0], np.arange(many), 0, 1e-12, 4000, np.zeros(many + few))
+    np.testing.assert_allclose(solved.unknowns, np.linalg.solve(whole, y[:, 0]), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(solved.variances, np.diag(np.linalg.inv(whole)), rtol=0.12)
+
+
+def test_the_inverse_root_of_a_matrix_that_was_not_positive_definite_says_what_was_added() -> None:
+    matrix = np.array([[1.0, 2.0], [2.0, 1.0]])
+    root, less = normal._inverse_root(matrix)
+    assert less is not None
+    np.testing.assert_allclose(np.linalg.inv(root.T @ root) + less, matrix, atol=1e-5)
 
 
 def test_what_cannot_be_solved_is_said() -> None:
@@ -103,4 +131,4 @@ def test_what_cannot_be_solved_is_said() -> None:
         normal.solve(system([[1.0, 2.0], [2.0, 1.0]]), np.ones(2), np.arange(2), 10, 1e-9, 4, np.zeros(2))
     wide = system((np.diag(np.geomspace(1e-12, 1e12, 60)) + 1e-13).tolist())
     with pytest.raises(normal.NotSolved, match="did not converge"):
-        normal.conjugate_gradients(wide, np.ones((60, 1)), lambda r: r, 1e-14, np.zeros((60, 1)), limit=5)
+        normal.conjugate_gradients(lambda p: wide @ p, np.ones(60), 1e-14, limit=5)
