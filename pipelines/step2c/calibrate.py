@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -38,24 +38,39 @@ class Calibration:
     observations: int = 0
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a connection may take: threads, memory (GB), and where it leaves what does not fit."""
+
+    threads: int
+    memory: float
+    folder: str
+
+
 def calibrate(
     tiles: Sequence[Tables], settings: Settings = DEFAULTS, executor: Executor | None = None, camera: Camera | None = None,
-    threads: int = 2, scratch: Path | None = None,
+    threads: int = 2, memory: float = 6.0, scratch: Path | None = None,
 ) -> Calibration:  # fmt: skip
     """Calibrate tracts given as their four input tables (observations.INPUTS); NoWork where there is no visit.
 
     The tracts are tasks of an ``executor`` (default: ``threads`` of this process); the answer is the same. ``camera``: default, the
-    instrument's. Equations wait on disk until they are added up, below ``scratch`` (default: where temporary files are).
+    instrument's. Equations wait on disk until they are added up, below ``scratch`` (default: where temporary files are), and SQL
+    spills there what does not fit into ``memory`` (GB, of all tasks that run at once).
     """
     if executor is None:
         with ThreadPoolExecutor(threads) as own:
-            return calibrate(tiles, settings, own, camera, threads, scratch)
-    run = executor.map
+            return calibrate(tiles, settings, own, camera, threads, memory, scratch)
     seconds: dict[str, float] = {}
     count = len(tiles)
     summary = _summaries(tiles)
     with tempfile.TemporaryDirectory(prefix="drp-calibration-", dir=scratch) as folder:
-        made = list(run(_equations, tiles, [settings] * count, [camera] * count, range(count), [folder] * count))
+        alone, all_threads = Limits(1, memory / threads, folder), Limits(threads, memory, folder)
+
+        def run(task: Callable[..., T], *given: Any) -> list[T]:
+            repeated = ([value] * count for value in (settings, camera, alone, *given))
+            return list(executor.map(task, tiles, range(count), *repeated))
+
+        made = run(_equations)
         for _, spent in made:
             for stage, value in spent.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value / threads
@@ -65,30 +80,29 @@ def calibrate(
             con.execute(f"CREATE TEMP VIEW normal_equation AS FROM read_parquet('{folder}/*.parquet')")
             return solution.solve(con, camera or cameras.of(con), settings, threads)
 
-        solved = _timed(seconds, "solve", lambda: _on({**merged, **summary}, threads, solve))
-    shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
-    began = time.perf_counter()
-    found = list(run(_standards, tiles, [shared] * count, [settings] * count, [camera] * count, range(count)))
-    products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
-    seconds["standards"] = time.perf_counter() - began
-    inputs = {**shared, **summary, "calib_residual": products["calib_residual"]}
-    products["photo_calib"] = _timed(seconds, "zero_points", lambda: _zero_points(inputs, settings, camera, threads))
+        solved = _timed(seconds, "solve", lambda: _on({**merged, **summary}, all_threads, solve))
+        shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
+        found = _timed(seconds, "standards", lambda: run(_standards, shared))
+        products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
+        inputs = {**shared, **summary, "calib_residual": products["calib_residual"]}
+        products["photo_calib"] = _timed(seconds, "zero_points", lambda: _zero_points(inputs, settings, camera, all_threads))
     return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
 
 
-def _zero_points(inputs: Tables, settings: Settings, camera: Camera | None, threads: int) -> pa.Table:
+def _zero_points(inputs: Tables, settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
     """The zero points band by band, which bounds the memory that a large survey takes."""
     visits = inputs["calib_visit"]
     parts = []
     for band in sorted(visits["band"].unique().to_pylist()):
         own = {**inputs, "calib_visit": visits.filter(pc.equal(visits["band"], band))}
-        parts.append(_on(own, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)))
+        parts.append(_on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)))
     return pa.concat_tables(parts).sort_by([("visit", "ascending"), ("detector", "ascending")])
 
 
-def _on(tables: Tables, threads: int, act: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
     """Do something on a connection that has the tables as views."""
-    with duckdb.connect(config={"threads": threads}) as con:
+    config = {"threads": limits.threads, "memory_limit": f"{limits.memory}GB", "temp_directory": f"{limits.folder}/spilled"}
+    with duckdb.connect(config=config) as con:
         for name, rows in tables.items():
             con.register(name, rows)
         if "visit_fact" in tables:
@@ -136,9 +150,9 @@ def _numbered(rows: pa.Table, number: int) -> pa.Table:
 
 
 def _equations(
-    tile: Tables, settings: Settings, camera: Camera | None, number: int, folder: str
+    tile: Tables, number: int, settings: Settings, camera: Camera | None, limits: Limits
 ) -> tuple[dict[str, pa.Table], dict[str, float]]:
-    """What a tract says of its terms and visits, and the seconds that it took; its equations are left in ``folder``."""
+    """What a tract says of its terms and visits, and the seconds that it took; its equations are left on disk."""
 
     def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], dict[str, float]]:
         spent: dict[str, float] = {}
@@ -151,13 +165,15 @@ def _equations(
         _timed(spent, "prepare", judge)
         made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))
         rows = _numbered(made.pop("normal_equation"), number)
-        _timed(spent, "assemble", lambda: pq.write_table(rows, f"{folder}/{number:06d}.parquet", compression="lz4"))
+        _timed(spent, "assemble", lambda: pq.write_table(rows, f"{limits.folder}/{number:06d}.parquet", compression="lz4"))
         return {name: _numbered(rows, number) for name, rows in made.items()}, spent
 
-    return _on(tile, 1, act)
+    return _on(tile, limits, act)
 
 
-def _standards(tile: Tables, shared: Tables, settings: Settings, camera: Camera | None, number: int) -> dict[str, pa.Table]:
+def _standards(
+    tile: Tables, number: int, settings: Settings, camera: Camera | None, limits: Limits, shared: Tables
+) -> dict[str, pa.Table]:
     def act(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
         for name, rows in shared.items():
             con.register(name, rows)
@@ -166,4 +182,4 @@ def _standards(tile: Tables, shared: Tables, settings: Settings, camera: Camera 
         made = standards.measure(con, known, settings)
         return {name: rows if name == "standard_star" else _numbered(rows, number) for name, rows in made.items()}
 
-    return _on(tile, 1, act)
+    return _on(tile, limits, act)
