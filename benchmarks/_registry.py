@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 import schemas
-from lake import dimensions, registry
+from lake import delta, dimensions, registry
+from lake.parquet import key_order, ordered
 from lake.site import Lake, Site
 
 DETECTORS = 100
 #: Visits in a tract: two thousand images.
 VISITS = 20
+#: Visits whose footprints come together; rows in a large file of the registry, and in the small ones that wait to be merged.
+NIGHTS = 10_000
+BATCH, SMALL, TAIL = 1_000_000, 1_000, 31
 TYPE = "bench_image"
 DIMENSIONS = ("instrument", "visit", "detector")
 #: A file system allows some ten thousand names of one file.
@@ -45,21 +50,28 @@ def scatter(site: Site, visits: int) -> None:
 
 
 def _footprints(site: Site, visits: int, skymap: str, tract: np.ndarray) -> None:
-    of_visit = {"visit": np.repeat(np.arange(visits), DETECTORS), "tract": np.repeat(tract, DETECTORS)}
-    place = {"detector": np.tile(np.arange(DETECTORS), visits), "skymap": skymap, "patch": 0}
-    insert(site, "visit_detector_patch", {"instrument": "Cam"} | of_visit | place)
+    """Footprints, ten thousand visits in a file; appended in the order in which dimensions.insert() would."""
+    for start in range(0, visits, NIGHTS):
+        part = np.arange(start, min(start + NIGHTS, visits))
+        of_visit = {"visit": np.repeat(part, DETECTORS), "tract": np.repeat(tract[part], DETECTORS)}
+        place = {"detector": np.tile(np.arange(DETECTORS), len(part)), "skymap": skymap, "patch": 0}
+        rows = schemas.conform("visit_detector_patch", _table({"instrument": "Cam"} | of_visit | place))
+        delta.append(site, "visit_detector_patch", ordered(rows, key_order("visit_detector_patch")))
 
 
 def insert(site: Site, table: str, columns: dict[str, Any]) -> None:
     """Dimension records from columns; a single value stands in every row."""
+    dimensions.insert(site, table, schemas.conform(table, _table(columns)))
+
+
+def _table(columns: dict[str, Any]) -> pa.Table:
     count = max(len(v) for v in columns.values() if isinstance(v, (np.ndarray, list)))
-    whole = {c: v if isinstance(v, (np.ndarray, list)) else pa.repeat(v, count) for c, v in columns.items()}
-    dimensions.insert(site, table, schemas.conform(table, pa.table(whole)))
+    return pa.table({c: v if isinstance(v, (np.ndarray, list)) else pa.repeat(v, count) for c, v in columns.items()})
 
 
-def paths(count: int) -> list[str]:
+def paths(count: int, start: int = 0) -> list[str]:
     """A path per dataset, a directory per visit."""
-    return [f"files/bench/{n // DETECTORS}/{n}.json" for n in range(count)]
+    return [f"files/bench/{n // DETECTORS}/{n}.json" for n in range(start, start + count)]
 
 
 def write_files(site: Site, count: int, content: bytes = b"0123456789") -> None:
@@ -76,10 +88,18 @@ def write_files(site: Site, count: int, content: bytes = b"0123456789") -> None:
             os.link(base, target)
 
 
-def datasets(count: int, run: str, held: Sequence[str] | None = None, size: int = 10) -> pa.Table:
-    """``count`` rows for registry.ingest() (ids are computed there), each with a checksum of its own."""
-    number = np.arange(count)
-    sums = np.random.default_rng(1).bytes(32 * count).hex()
+def fill(site: Site, count: int, run: str) -> None:
+    """Register ``count`` datasets, so that they lie as in a site that is looked after: in large files of up to a million
+    rows, and the last of them in small ones, as many as upkeep leaves."""
+    ends = [*range(BATCH, count - TAIL * SMALL, BATCH), *(count - n * SMALL for n in range(TAIL, -1, -1))]
+    for start, end in pairwise([0, *ends]):
+        registry.ingest(site, datasets(end - start, run, start=start), verify=False)
+
+
+def datasets(count: int, run: str, held: Sequence[str] | None = None, size: int = 10, start: int = 0) -> pa.Table:
+    """``count`` rows for registry.ingest() (ids are computed there), each with a checksum of its own, from number ``start`` on."""
+    number = np.arange(start, start + count)
+    sums = np.random.default_rng(1 + start).bytes(32 * count).hex()
     checksums = pa.array([sums[i : i + 64] for i in range(0, len(sums), 64)])
     columns: dict[str, Any] = {
         "dataset_type": TYPE, "run": run, "instrument": "Cam", "physical_filter": "r_cam", "band": "r", "day_obs": 20260101,
@@ -87,6 +107,6 @@ def datasets(count: int, run: str, held: Sequence[str] | None = None, size: int 
     }  # fmt: skip
     whole = {c: pa.repeat(v, count) for c, v in columns.items()} | {
         "exposure": number // DETECTORS, "visit": number // DETECTORS, "detector": number % DETECTORS,
-        "path": held or paths(count), "checksum": checksums, "file_checksum": checksums,
+        "path": held or paths(count, start), "checksum": checksums, "file_checksum": checksums,
     }  # fmt: skip
     return pa.table(whole)

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 import schemas
 from lake import delta
+from lake.parquet import key_order
 from lake.site import LakeError, Site
 from lake.sql import statement
 
@@ -38,7 +39,7 @@ def insert(site: Site, table: str, records: pa.Table) -> int:
 
 def _insert(site: Site, table: str, records: pa.Table) -> int:
     schema = schemas.table(table)
-    keys = ", ".join(f'"{c}"' for c in schema.primary_key)
+    keys, order = (", ".join(f'"{c}"' for c in columns) for columns in (schema.primary_key, key_order(table)))
     with delta.cursor() as con:
         con.register("given", records)
         con.execute(f"CREATE TEMP VIEW stored AS {delta.select(site, table)}")
@@ -51,7 +52,7 @@ def _insert(site: Site, table: str, records: pa.Table) -> int:
         ).to_arrow_table()
         if conflict.num_rows:
             raise DimensionError(f"site {site.name}: {_difference(con, table, conflict)}")
-        new = con.sql(f"FROM distinct_given ANTI JOIN known USING ({keys}) ORDER BY {keys}").to_arrow_table()
+        new = con.sql(f"FROM distinct_given ANTI JOIN known USING ({keys}) ORDER BY {order}").to_arrow_table()
     if new.num_rows:
         delta.append(site, table, schemas.conform(table, new))
     return int(new.num_rows)

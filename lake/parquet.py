@@ -32,6 +32,8 @@ SINGULAR = {
         "checksum": "DELTA_LENGTH_BYTE_ARRAY", "file_checksum": "DELTA_LENGTH_BYTE_ARRAY",
     }
 }  # fmt: skip
+#: Columns by which rows lie together in a file, where those of the key are not it: footprints are looked for by what they touch.
+TOGETHER = {"visit_detector_patch": ("skymap", "tract")}
 #: Data files written here for appended rows; files of slices have the name of their table instead.
 APPENDED = "part-"
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+")
@@ -106,6 +108,12 @@ def ordered(data: pa.Table, columns: Sequence[str]) -> pa.Table:
     keys = data.select(list(columns)).append_column("_place", pa.array(place))
     order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
     return data if np.array_equal(order.to_numpy(), place) else data.take(order)
+
+
+def key_order(table: str) -> list[str]:
+    """The columns by which records of a table are ordered in a file."""
+    together = TOGETHER.get(table, ())
+    return [*together, *(c for c in schemas.table(table).primary_key if c not in together)]
 
 
 def partition_value(table: str, column: str, value: Any) -> str:

@@ -28,7 +28,7 @@ from lake.access import source
 from lake.commit import live_files
 from lake.durable import fsync_dir, fsync_file
 from lake.fault import point
-from lake.parquet import APPENDED, DeltaError, indexed_columns, partition_of
+from lake.parquet import APPENDED, TOGETHER, DeltaError, indexed_columns, partition_of
 from lake.site import LakeError, Site, one_line
 
 #: Hours for which readers and time travel find old lists of files. Rows carry their times: what was known when, SQL can tell.
@@ -152,7 +152,8 @@ def _read(site: Site, table: str, bunch: Iterable[tuple[str, int, int]]) -> pa.T
             kind = schema.arrow.field(column).type
             rows = rows.append_column(column, pa.array([value]).cast(kind).take(pa.array([0] * rows.num_rows, pa.int32())))
         parts.append(schemas.conform(table, rows))
-    columns = [c for c in indexed_columns(table) if c in schemas.DATA_ID]
+    columns = list(TOGETHER.get(table, ()))
+    columns += [c for c in indexed_columns(table) if c in schemas.DATA_ID and c not in columns]
     columns += [c for c in indexed_columns(table) if c not in columns]
     return pa.concat_tables(parts).sort_by([(c, "ascending") for c in columns])
 

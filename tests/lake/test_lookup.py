@@ -134,6 +134,19 @@ def test_only_row_groups_that_can_match_are_read(lake: Lake, monkeypatch: pytest
     assert found.num_rows == 1 and {len(groups) for _, groups in read} == {1} and max(number for number, _ in read) > 1
 
 
+def test_footprints_of_a_tract_lie_together(tmp_path: Path) -> None:
+    site = make(tmp_path / "lake", 6, 3).central
+    add_dimensions(site, range(7, 9))
+
+    def tracts() -> list[list[int]]:
+        return [pq.read_table(path, partitioning=None)["tract"].to_pylist() for path in delta.files(site, "visit_detector_patch")]
+
+    before = tracts()
+    assert len(before) == 2 and all(len(set(each)) > 1 and each == sorted(each) for each in before)
+    assert upkeep.compact(site, "visit_detector_patch", at_least=2) == 2
+    assert tracts() == [sorted(tract for each in before for tract in each)]
+
+
 def test_damage_is_one_line(tmp_path: Path) -> None:
     lake = make(tmp_path / "lake", 2, 3, raws=True)
     site = lake.central
