@@ -1,6 +1,6 @@
 -- Makes: judged, the verdict (present, parked, rejected) and its reason for every given dataset that is not simply accepted.
--- Inputs: given (ordinal, the columns of dataset), identified (ordinal, fault, unknown_type: see identified.sql), known, repeated and
---         unknown (see remarkable.sql), storage (path, file_bytes, problem: files that are not as claimed); variable 'site'.
+-- Inputs: given (ordinal, the columns of dataset), identified, known and repeated (see their files), unknown (ordinal, what: has no
+--         record here), storage (path, file_bytes, problem: files that are not as claimed); variable 'site'.
 -- Grain: one row per such row of given.
 CREATE OR REPLACE TEMP TABLE judged AS
 WITH remarkable AS (
