@@ -6,12 +6,12 @@ by one SQL join over the whole batch: one bad row never stops the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -29,6 +29,8 @@ from lake.sql import statement
 CHECKED = ("instrument", "exposure", "visit", "detector", "physical_filter", "skymap", "tract", "patch")
 #: Rows are stored in this order: look-ups by visit or tract then read little.
 CLUSTER = ("dataset_type", "visit", "tract", "detector", "patch", "dataset_id")
+#: Where it is noted what waits.
+Parking = Literal["table", "log", "both"]
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
 PROBLEMS = pa.schema([("path", pa.string()), ("file_bytes", pa.int64()), ("problem", pa.string())])
 
@@ -63,13 +65,14 @@ def judge(
     verify: bool = True,
     problems: Mapping[str, str] | None = None,
     stage: bool = False,
-    noted: bool = True,
+    parking: Parking = "table",
 ) -> Judgement:
     """Verdicts on a batch against the site's files, dimension records and registered datasets; changes nothing.
 
     ``problems`` are files (by path) that the caller knows to be unusable. With ``stage``, accepted rows are written to a
-    file of the table ``dataset`` while the files of the batch are looked at; the caller commits or discards it. Without
-    ``noted``, ``waiting`` has only what was refused: the caller keeps a log that says what is parked.
+    file of the table ``dataset`` while the files of the batch are looked at; the caller commits or discards it.
+    ``parking`` is where it is noted what waits: the table ``parked``, the transfer log (``waiting`` then has only what was
+    refused), or either for what waited before (changes go to the table).
     """
     datasets = _stamped(site, datasets)
     with delta.cursor() as con, ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
@@ -85,40 +88,35 @@ def judge(
                 staged.discard()
             staged = None
             found, accepted = _verdicts(con, site, datasets, storage.result(), remarkable)
-        waiting, admitted = _events(con, site, found["verdict"], ["parked", "rejected"] if noted else ["rejected"])
+        waiting, admitted = _events(con, site, found["verdict"], parking)
         judged = reduce(lambda rows, c: rows.append_column(c, found[c]), ("verdict", "reason", "known_path"), datasets)
         return Judgement(judged, accepted, waiting, admitted, staged)
 
 
 def _identified(con: duckdb.DuckDBPyConnection, site: Site, datasets: pa.Table) -> tuple[pa.Table, bool]:
-    """The rows with their ids, and whether a data ID, a given id or a type is wrong; makes ``identified`` on ``con``."""
+    """The rows with their ids, and whether a data ID, a given id or a type is wrong; makes ``given`` on ``con``."""
     names = named(con, datasets, {name: kind.dimensions for name, kind in dataset_types(site).items()})
-    ordinal = ordinals(datasets.num_rows)
-    plain = not names["computed_id"].null_count and _all(names["missing"], "") and _all(datasets["dataset_id"], "")
-    if plain:
-        identified = pa.table({"ordinal": ordinal, "dataset_id": names["computed_id"]})
-        identified = identified.append_column("fault", pa.nulls(len(ordinal), pa.string()))
-        identified = identified.append_column("unknown_type", pa.repeat(False, len(ordinal)))
-    else:
-        given = {"ordinal": ordinal, "dataset_type": datasets["dataset_type"], "dataset_id": datasets["dataset_id"]}
+    count, ids = datasets.num_rows, names["computed_id"]
+    fault, unknown_type = pa.nulls(count, pa.string()), pa.repeat(False, count)
+    plain = not ids.null_count and _all(names["missing"], "") and _all(datasets["dataset_id"], "")
+    if not plain:
+        given = {"ordinal": ordinals(count), "dataset_type": datasets["dataset_type"], "dataset_id": datasets["dataset_id"]}
         con.register("named", pa.table(given | {c: names[c] for c in names.column_names}))
-        identified = ordered(con.sql(statement("identified")).to_arrow_table(), ["ordinal"])
-    ids = identified["dataset_id"]
+        _, ids, fault, unknown_type = ordered(con.sql(statement("identified")).to_arrow_table(), ["ordinal"]).columns
     if ids.null_count:
         nameless = datasets.filter(pc.is_null(ids))["dataset_type"][0]
         raise RegistryError(f"site {site.name}: dataset type {nameless} is not known, so that ids cannot be made; register it")
-    con.register("identified", identified)
-    faulty = identified["fault"].null_count < len(ids) or bool(pc.any(identified["unknown_type"]).as_py())
-    return datasets.set_column(0, schemas.table("dataset").arrow.field(0), ids), faulty
+    datasets = datasets.set_column(0, schemas.table("dataset").arrow.field(0), ids)
+    con.register("given", padded(datasets).append_column("fault", fault).append_column("unknown_type", unknown_type))
+    return datasets, not plain and (fault.null_count < count or bool(pc.any(unknown_type).as_py()))
 
 
 def _remarkable(con: duckdb.DuckDBPyConnection, site: Site, datasets: pa.Table) -> bool:
     """Whether an id is registered already, is in the batch twice, or refers to a record that is not here.
 
-    Makes known, repeated and unknown on ``con``, and ``given``. Batches have a million rows: all of them are looked at by
-    narrow joins, and only what these find is looked at again.
+    Makes known, repeated and unknown on ``con``. Batches have a million rows: all of them are looked at by narrow joins, and
+    only what these find is looked at again.
     """
-    con.register("given", padded(datasets))
     known = _count(con, f"CREATE TEMP TABLE candidates AS SELECT dataset_id, checksum, path FROM ({candidates(site, datasets)})")
     if known:
         known = _count(con, statement("known"))
@@ -159,28 +157,35 @@ def _verdicts(
         accepted = pa.repeat("accepted", datasets.num_rows)
         return pa.table({"verdict": accepted, "reason": none, "known_path": none}), ordered(datasets, CLUSTER)
     con.register("storage", storage)
-    con.execute("SET VARIABLE site = $site", {"site": site.name})
-    con.execute(statement("verdicts"))
+    con.execute(statement("verdicts"), {"site": site.name})
     found = _spread(con.sql("SELECT ordinal, verdict, reason, known_path FROM judged").to_arrow_table(), datasets.num_rows)
     return found, ordered(_where(datasets, pc.equal(found["verdict"], "accepted")), CLUSTER)
 
 
-def _events(
-    con: duckdb.DuckDBPyConnection, site: Site, verdicts: pa.ChunkedArray, noted: Sequence[str]
-) -> tuple[pa.Table, pa.Table]:
-    """The events for ``parked``: of what has one of the verdicts ``noted``, and of what waited and is admitted."""
-    earlier = delta.files(site, "parked")
-    if not earlier and not pc.any(pc.is_in(verdicts, pa.array(noted))).as_py():
+def _events(con: duckdb.DuckDBPyConnection, site: Site, verdicts: pa.ChunkedArray, parking: Parking) -> tuple[pa.Table, pa.Table]:
+    """The events for ``parked``: of what has to wait (where that is noted there) or was refused, and of what is admitted."""
+    noted = ["rejected"] if parking == "log" else ["parked", "rejected"]
+    if parking != "both" and not delta.files(site, "parked") and not pc.any(pc.is_in(verdicts, pa.array(noted))).as_py():
         none = schemas.table("parked").arrow.empty_table()
         return none, none
-    con.execute(f"CREATE TEMP VIEW parked AS {delta.scan('parked', earlier)}")
+    view_parked(con, site, arrivals=parking == "both")
     columns = "ordinal BIGINT, dataset_id VARCHAR, checksum VARCHAR, nth BIGINT, verdict VARCHAR, reason VARCHAR"
     con.execute(f"CREATE TEMP TABLE IF NOT EXISTS judged ({columns})")
-    for name in ("parked_now", "parked_events"):
-        con.execute(statement(name))
-    waiting = con.sql("FROM parked_events WHERE list_contains($noted, state)", params={"noted": list(noted)})
+    con.execute(statement("parked_events"))
+    waiting = con.sql("FROM parked_events WHERE list_contains($noted, state)", params={"noted": noted})
     admitted = con.sql("FROM parked_events WHERE state = 'admitted'")
     return schemas.conform("parked", waiting.to_arrow_table()), schemas.conform("parked", admitted.to_arrow_table())
+
+
+def view_parked(con: duckdb.DuckDBPyConnection, site: Site, arrivals: bool = True) -> None:
+    """Make the view parked_now on ``con``: with ``arrivals``, also of what the transfer log says."""
+    source = delta.select(site, "parked")
+    if arrivals:
+        delta.view(con, site, "transfer")
+        delta.view(con, site, "manifest")
+        source = f"({source}) UNION ALL BY NAME ({statement('parked_arrivals')})"
+    con.execute(f"CREATE OR REPLACE TEMP VIEW parked AS {source}")
+    con.execute(statement("parked_now"))
 
 
 def _count(con: duckdb.DuckDBPyConnection, creating: str) -> int:

@@ -1,7 +1,8 @@
 """What exists at a site: a dataset exists if and only if its row is here.
 
 Every incoming row gets a verdict (lake.judgement), and no bad row stops the others: every parked or rejected row stays in
-the table ``parked`` until it is resolved, and is admitted when the dimension record that it waits for arrives.
+the table ``parked`` until it is resolved, and is admitted when the dimension record that it waits for arrives. What came by
+a rule and waits has no row there: the transfer log says that its file is parked, and why.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from lake import delta, fault, slices
 from lake.collection import certify, register_collections
 from lake.dataset_type import DatasetType, dataset_types, register_dataset_types
 from lake.identity import NAMESPACE, RegistryError, ordinals, uuid5, with_ids
-from lake.judgement import CLUSTER, VERDICTS, Judgement, candidates, judge
+from lake.judgement import CLUSTER, VERDICTS, Judgement, Parking, candidates, judge, view_parked
 from lake.site import Site
-from lake.sql import statement
 
 __all__ = [
     "CLUSTER", "NAMESPACE", "VERDICTS", "DatasetType", "Judgement", "RegistryError", "admit_parked", "candidates",
     "catalogue_files", "certify", "dataset_types", "datasets", "from_records", "ingest", "judge", "parked", "record",
-    "register_collections", "register_dataset_types", "to_records", "utc_now", "uuid5", "with_ids",
+    "register_collections", "register_dataset_types", "to_records", "utc_now", "uuid5", "view_parked", "with_ids",
 ]  # fmt: skip
 
 
@@ -36,7 +36,9 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def ingest(site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, verify: bool = True) -> pa.Table:
+def ingest(
+    site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, verify: bool = True, parking: Parking = "table"
+) -> pa.Table:
     """Register datasets whose files are in place; returns (dataset_id, verdict, reason) in the order of the rows.
 
     ``datasets`` has the columns of ``dataset``; registered_at is set here (and may be absent), and so is a dataset_id
@@ -44,10 +46,10 @@ def ingest(site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, v
     missing or has another size are rejected (``verify`` False: not looked at). Files of slices join their catalogue
     table before their rows are registered. With ``txn``, a repetition after a crash at any moment does exactly what is
     missing; once ``txn`` is the transaction version of the table ``dataset``, everything of this batch, parked rows
-    too, is durable.
+    too, is durable. ``parking`` as in judge().
     """
     with site.lock():
-        judgement = judge(site, datasets, verify, stage=True)
+        judgement = judge(site, datasets, verify, stage=True, parking=parking)
         with judgement.staged or nullcontext():
             for table, files in catalogue_files(site, judgement.accepted).items():
                 delta.add_files(site, table, files)
@@ -79,7 +81,7 @@ def admit_parked(site: Site) -> pa.Table:
     waiting = parked(site)
     if not waiting.num_rows:
         return VERDICTS.empty_table()
-    return ingest(site, from_records(waiting["record"]))
+    return ingest(site, from_records(waiting["record"]), parking="both")
 
 
 def catalogue_files(site: Site, datasets: pa.Table) -> dict[str, list[delta.AddFile]]:
@@ -94,8 +96,7 @@ def catalogue_files(site: Site, datasets: pa.Table) -> dict[str, list[delta.AddF
 def parked(site: Site, state: str = "parked") -> pa.Table:
     """What waits here (or, with ``state``, what was rejected): the latest event of each that is in that state."""
     with delta.cursor() as con:
-        delta.view(con, site, "parked")
-        con.execute(statement("parked_now"))
+        view_parked(con, site)
         return con.sql(
             "SELECT * EXCLUDE (checksum) FROM parked_now WHERE state = $state ORDER BY dataset_type, dataset_id",
             params={"state": state},
