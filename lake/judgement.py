@@ -32,6 +32,10 @@ CLUSTER = ("dataset_type", "visit", "tract", "detector", "patch", "dataset_id")
 #: Where it is noted what waits.
 Parking = Literal["table", "log", "both"]
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
+JUDGED = pa.schema(
+    [("ordinal", pa.int64()), *((c, pa.string()) for c in ("dataset_id", "checksum")), ("nth", pa.int64())]
+    + [(c, pa.string()) for c in ("known_path", "verdict", "reason")]
+)
 PROBLEMS = pa.schema([("path", pa.string()), ("file_bytes", pa.int64()), ("problem", pa.string())])
 
 
@@ -155,10 +159,12 @@ def _verdicts(
     if not remarkable and not storage.num_rows:
         none = pa.nulls(datasets.num_rows, pa.string())
         accepted = pa.repeat("accepted", datasets.num_rows)
+        con.register("judged", JUDGED.empty_table())
         return pa.table({"verdict": accepted, "reason": none, "known_path": none}), ordered(datasets, CLUSTER)
     con.register("storage", storage)
-    con.execute(statement("verdicts"), {"site": site.name})
-    found = _spread(con.sql("SELECT ordinal, verdict, reason, known_path FROM judged").to_arrow_table(), datasets.num_rows)
+    judged = con.sql(statement("verdicts").replace("$site", f"'{site.name}'")).to_arrow_table()
+    con.register("judged", judged)
+    found = _spread(judged.select(["ordinal", "verdict", "reason", "known_path"]), datasets.num_rows)
     return found, ordered(_where(datasets, pc.equal(found["verdict"], "accepted")), CLUSTER)
 
 
@@ -169,8 +175,6 @@ def _events(con: duckdb.DuckDBPyConnection, site: Site, verdicts: pa.ChunkedArra
         none = schemas.table("parked").arrow.empty_table()
         return none, none
     view_parked(con, site, arrivals=parking == "both")
-    columns = "ordinal BIGINT, dataset_id VARCHAR, checksum VARCHAR, nth BIGINT, verdict VARCHAR, reason VARCHAR"
-    con.execute(f"CREATE TEMP TABLE IF NOT EXISTS judged ({columns})")
     con.execute(statement("parked_events"))
     waiting = con.sql("FROM parked_events WHERE list_contains($noted, state)", params={"noted": noted})
     admitted = con.sql("FROM parked_events WHERE state = 'admitted'")

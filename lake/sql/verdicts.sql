@@ -1,8 +1,7 @@
 -- Makes: judged, the verdict (present, parked, rejected) and its reason for every given dataset that is not simply accepted.
 -- Inputs: given (ordinal, the columns of dataset, fault, unknown_type: see identified.sql), known and repeated (see their files),
---         unknown (ordinal, what: has no record here), storage (path, file_bytes, problem: files that are not as claimed); $site.
+--         unknown (ordinal, what: has no record here), storage (path, file_bytes, problem: files that are not as claimed); $site is replaced by a literal.
 -- Grain: one row per such row of given.
-CREATE OR REPLACE TEMP TABLE judged AS
 WITH compared AS (
     SELECT
         g.ordinal, g.dataset_id, g.dataset_type, g.checksum, g.fault, g.unknown_type, u.what, x.problem, k.known_checksum, k.known_path,
@@ -37,4 +36,4 @@ SELECT
         WHEN unknown_type THEN 'dataset type ' || dataset_type || ' is not known at ' || $site
         WHEN what IS NOT NULL THEN what || ' is not known at ' || $site
     END AS reason
-FROM compared;
+FROM compared
