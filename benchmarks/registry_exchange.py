@@ -75,7 +75,7 @@ def _peer(found: dict | None, figure: str) -> Peer | None:
 def _lakes(base: Path, count: int) -> tuple:
     """A site with the datasets, and one of another lake that knows nothing yet but has its tables, as a new Butler has."""
     from lake import registry
-    from lake.commit import ensure_table
+    from lake.handle import ensure_table
 
     one = _empty(base / "one")
     _records(one, count // DETECTORS)

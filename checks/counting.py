@@ -17,7 +17,7 @@ from checks import ledger_sum
 from checks.audit import Finding
 from checks.ledger_sum import sql
 from lake import delta
-from lake.commit import live_files, open_table
+from lake.handle import current, live_files
 from lake.parquet import partition_of
 from lake.site import Site
 
@@ -290,7 +290,7 @@ class SiteCount:
 
 def _partitions(site: Site, table: str) -> tuple[dict[str, list[str]], dict[str, int]]:
     """The live files of a table by dataset type, and their rows."""
-    handle, root = open_table(site, table), site.table_path(table)
+    handle, root = current(site, table), site.table_path(table)
     if handle is None:
         return {}, {}
     files: dict[str, list[str]] = {}

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from checks import storage
 from lake import delta
-from lake.commit import live_files, open_table
+from lake.handle import live_files, open_table
 from lake.site import LakeError, Site, one_line
 
 SQL = Path(__file__).parent

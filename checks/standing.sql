@@ -28,9 +28,18 @@ transfer_now AS (
         list_position(['queued', 'copying', 'arrived', 'verified', 'parked', 'failed', 'ingested', 'deleted'], state) DESC,
         noted_at DESC) = 1
 ),
+parked_event AS (  -- what came by a rule and waits, the transfer log alone says
+    SELECT dataset_id, dataset_type, run, exposure, visit, detector, tract, state, reason, record, noted_at FROM parked
+    UNION ALL
+    SELECT
+        m.dataset_id, m.dataset_type, m.record ->> 'run', (m.record ->> 'exposure')::BIGINT, (m.record ->> 'visit')::BIGINT,
+        (m.record ->> 'detector')::INTEGER, (m.record ->> 'tract')::INTEGER, t.state, t.reason, m.record, t.noted_at
+    FROM transfer_now t JOIN manifest m USING (rule_id, path)
+    WHERE t.state = 'parked'
+),
 parked_now AS (
     SELECT *, record ->> 'checksum' AS checksum
-    FROM parked
+    FROM parked_event
     WHERE starts_with(run, $campaign || '/')
     QUALIFY row_number() OVER (
         PARTITION BY dataset_id, record ->> 'checksum' ORDER BY noted_at DESC, state IN ('admitted', 'resolved') DESC) = 1

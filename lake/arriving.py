@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -165,7 +166,11 @@ def place(site: Site, files: Iterable[Arriving]) -> None:
     """Make what was brought durable, give each file its name, and make the names durable."""
     if is_object(site.root):
         return
+    files = list(files)
+    mounted = _mounted(site, {file.path.rpartition("/")[0] for file in files if file.staged})
     sync(site)
+    for other in mounted:
+        _sync(site, other)
     for file in files:
         if file.staged and file.reason is None:
             try:
@@ -176,6 +181,8 @@ def place(site: Site, files: Iterable[Arriving]) -> None:
     folders = {file.path.rpartition("/")[0] for file in files if file.new}
     if len(folders) > FOLDERS:
         sync(site)
+        for other in mounted:
+            _sync(site, other)
         return
     for folder in sorted(folders):
         fsync_dir(site.path(folder))
@@ -228,15 +235,30 @@ def rename_new(old: str, new: str) -> None:
 
 def sync(site: Site) -> None:
     """Make everything that was written to the site's file system durable."""
-    descriptor = os.open(site.root, os.O_RDONLY)
+    _sync(site, site.root)
+
+
+def _sync(site: Site, folder: Path) -> None:
+    """Make everything that was written to the file system of a directory durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         if _LIBC.syncfs(descriptor) != 0:
             code = ctypes.get_errno()
-            raise datastore.DatastoreError(f"site {site.name}: its file system cannot be synced: {os.strerror(code)}")
+            raise datastore.DatastoreError(f"site {site.name}: the file system of {folder} cannot be synced: {os.strerror(code)}")
     except AttributeError:  # another system than Linux
         os.sync()
     finally:
         os.close(descriptor)
+
+
+def _mounted(site: Site, folders: Iterable[str]) -> list[Path]:
+    """Of these directories of a site one for each file system but the root's: others may be mounted below it."""
+    found = {_device(path): path for path in map(site.path, sorted(folders))}
+    return [path for device, path in found.items() if device != _device(site.root)]
+
+
+def _device(folder: Path) -> int:
+    return folder.stat().st_dev
 
 
 def _why(error: OSError) -> str:

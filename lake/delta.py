@@ -21,8 +21,9 @@ from deltalake import DeltaTable
 
 import schemas
 from lake.access import at, attach
-from lake.commit import Overtaken, applied, commit, ensure_table, live_files, open_table
+from lake.commit import Overtaken, commit
 from lake.fault import point
+from lake.handle import applied, current, ensure_table, live_files, open_table
 from lake.parquet import AddFile, DeltaError, write_files
 from lake.site import Site
 
@@ -77,7 +78,7 @@ def view(con: duckdb.DuckDBPyConnection, site: Site, table: str, prune: str | No
 
 def version(site: Site, table: str) -> int:
     """The table's latest version; -1 where it does not exist yet."""
-    handle = open_table(site, table)
+    handle = current(site, table)
     return -1 if handle is None else int(handle.version())
 
 
@@ -95,7 +96,7 @@ def newest(site: Site, table: str, known: int | None = None) -> int:
 
 def transaction_version(site: Site, table: str, app: str) -> int | None:
     """The last version that an application transaction left in a table; None if there is none."""
-    handle = open_table(site, table)
+    handle = current(site, table)
     return None if handle is None else handle.transaction_version(app)
 
 
@@ -104,7 +105,7 @@ def files(site: Site, table: str, prune: str | None = None) -> list[str]:
 
     ``prune`` is a SQL condition: files whose partition values or statistics rule it out are left out.
     """
-    handle = open_table(site, table)
+    handle = current(site, table)
     if handle is None:
         return []
     root = site.table_path(table)

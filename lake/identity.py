@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import schemas
 from lake import delta
+from lake.parquet import ordered
 from lake.site import LakeError
 from lake.sql import statement
 
 #: The namespace of the project's UUIDv5s.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "multisite-drp")
+_BLOB = "'" + "".join(f"\\x{byte:02X}" for byte in NAMESPACE.bytes) + "'::BLOB"
+#: By the code of a hexadecimal digit, that of the digit with its two highest bits set to 10.
+_VARIANT = np.zeros(256, np.uint8)
+_VARIANT[list(b"0123456789abcdef")] = list(b"89ab" * 4)
 
 
 class RegistryError(LakeError):
@@ -24,8 +30,7 @@ class RegistryError(LakeError):
 
 def install_uuid5(con: duckdb.DuckDBPyConnection) -> None:
     """Make the SQL macro uuid5(text) on a connection; equal to Python's uuid.uuid5(NAMESPACE, text)."""
-    blob = "'" + "".join(f"\\x{byte:02X}" for byte in NAMESPACE.bytes) + "'::BLOB"
-    con.execute(statement("uuid5").replace("$namespace", blob))
+    con.execute(statement("uuid5").replace("$namespace", _BLOB))
 
 
 def uuid5(names: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
@@ -44,8 +49,7 @@ def with_ids(con: duckdb.DuckDBPyConnection | None, table: pa.Table, dimensions_
     null). RegistryError names a dataset type that ``dimensions_by_type`` does not have.
     """
     with con.cursor() if con is not None else delta.cursor() as cursor:
-        install_names(cursor, padded(table), dimensions_by_type)
-        names = cursor.sql("SELECT uuid5(name) AS id FROM dataset_names ORDER BY ordinal").to_arrow_table()["id"]
+        names = named(cursor, table, dimensions_by_type)["computed_id"]
     if names.null_count:
         unknown = set(table["dataset_type"].unique().to_pylist()).difference(dimensions_by_type)
         raise RegistryError(f"dataset type {', '.join(sorted(unknown))} is not declared; known: {', '.join(dimensions_by_type)}")
@@ -68,10 +72,57 @@ def ordinals(count: int) -> pa.Array:
     return pa.array(np.arange(count, dtype=np.int64))
 
 
-def install_names(con: duckdb.DuckDBPyConnection, given: pa.Table, types: Mapping[str, Sequence[str]]) -> None:
-    """Make the view dataset_names (lake/sql/dataset_names.sql) over a padded() table, and ``given`` and ``types``."""
-    install_uuid5(con)
-    con.register("given", given)
-    listed = pa.array([list(d) for d in types.values()], pa.list_(pa.string()))
-    con.register("types", pa.table({"dataset_type": pa.array(list(types), pa.string()), "dimensions": listed}))
-    con.execute(statement("dataset_names"))
+def named(con: duckdb.DuckDBPyConnection, table: pa.Table, types: Mapping[str, Sequence[str]]) -> pa.Table:
+    """For each row its computed_id, null where its type is not known, and ``missing``, the required dimensions without a value.
+
+    A value that is missing stands as "?" in what the id is computed from.
+    """
+    con.register("nameless", padded(table))
+    kinds = {name: types[name] for name in sorted(table["dataset_type"].unique().drop_null().to_pylist()) if name in types}
+    names = [f"concat(dataset_type, '|', run{''.join(map(_pair, _in_order(kind)))})" for kind in kinds.values()]
+    missing = [f"concat_ws(', ', NULL::VARCHAR{''.join(map(_absent, _in_order(kind)))})" for kind in kinds.values()]
+    digest = f"sha1({_BLOB} || encode({_of_kind(kinds, names)}))"
+    found = con.sql(f"SELECT ordinal, {digest} AS digest, {_of_kind(kinds, missing)} AS missing FROM nameless").to_arrow_table()
+    found = ordered(found, ["ordinal"])
+    return pa.table({"computed_id": _from_digest(found["digest"]), "missing": found["missing"]})
+
+
+def _from_digest(digests: pa.ChunkedArray) -> pa.Array:
+    """The UUIDv5 texts of SHA-1 digests in hexadecimal (RFC 9562, 5.5), null where there is none: as the macro uuid5."""
+    known = digests.is_valid()
+    filled = digests.combine_chunks() if not digests.null_count else pc.fill_null(digests, "0" * 40).combine_chunks()
+    count = len(filled)
+    buffers, first = filled.buffers(), filled.offset
+    begin = np.frombuffer(buffers[1], np.int32, first + 1)[first]
+    hexes = np.frombuffer(buffers[2], np.uint8, 40 * count, begin).reshape(count, 40)
+    texts = np.empty((count, 36), np.uint8)
+    for at, start, end in ((0, 0, 8), (9, 8, 12), (15, 13, 16), (20, 17, 20), (24, 20, 32)):
+        texts[:, at : at + end - start] = hexes[:, start:end]
+    texts[:, (8, 13, 18, 23)] = ord("-")
+    texts[:, 14] = ord("5")
+    texts[:, 19] = _VARIANT[hexes[:, 16]]
+    offsets = np.arange(0, 36 * count + 1, 36, dtype=np.int32)
+    made = pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(texts))
+    return made if not digests.null_count else pc.if_else(known.combine_chunks(), made, None)
+
+
+def _in_order(dimensions: Sequence[str]) -> list[str]:
+    return [column for column in schemas.DATA_ID if column in dimensions]
+
+
+def _pair(column: str) -> str:
+    return f", '|{column}=', ifnull({column}::VARCHAR, '?')"
+
+
+def _absent(column: str) -> str:
+    return f", if({column} IS NULL, '{column}', NULL)"
+
+
+def _of_kind(kinds: Iterable[str], values: Iterable[str]) -> str:
+    """SQL for the value of a row's dataset type; null for any other type."""
+    cases = " ".join(f"WHEN {_literal(kind)} THEN {value}" for kind, value in zip(kinds, values, strict=True))
+    return f"CASE dataset_type {cases} END" if cases else "NULL::VARCHAR"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

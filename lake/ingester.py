@@ -2,7 +2,7 @@
 
 Its place, the log's Delta version, is kept in an application transaction of the log itself: there is no queue to lose
 and no broker to run. A crash at any instruction repeats a stretch of the log at most, and each part of the work looks
-first at what is there.
+first at what is there. What has to wait stands as parked in the log, with the reason, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lake.sql import statement
 from lake.transfer_log import Event
 
 APPLICATION = "ingester"
+ADMITTED = ("accepted", "present")
 #: What was known at a site (by its root) when this process last looked whether something parked there can be admitted.
 _looked: dict[Path, tuple[list[int], int]] = {}
 
@@ -40,19 +41,17 @@ class Ingested:
 
 
 def ingest(site: Site) -> Ingested:
-    """Take in what the transfer log reports as verified since the last time, then admit what no longer has to wait.
+    """Admit what no longer has to wait, then take in what the transfer log reports as verified since the last time.
 
     Two that run at once take turns; a file is never taken in twice.
     """
     with site.lock(APPLICATION):
         place = delta.transaction_version(site, "transfer", APPLICATION)
         version, added = delta.added_since(site, "transfer", -1 if place is None else place)
-        known, waiting = _known(site), delta.newest(site, "parked")
+        known = _known(site), delta.newest(site, "parked")
+        admitted, released = (0, 0) if _looked.get(site.root) == known else _admit(site)
         verdicts, files = _take_in(site, version, added) if added else (Counter(), 0)
-        admitted, released = 0, 0
-        if waiting >= 0 and _looked.get(site.root) != (known, waiting):  # what was parked just now was judged by what is known
-            admitted, released = _admit(site)
-        _looked[site.root] = known, delta.newest(site, "parked")
+        _looked[site.root] = known[0], delta.newest(site, "parked")  # what is parked now was judged by what is known
     return Ingested(verdicts["accepted"], verdicts["present"], verdicts["parked"], verdicts["rejected"], admitted, files + released)
 
 
@@ -74,7 +73,7 @@ def _take_in(site: Site, version: int, added: Sequence[str]) -> tuple[Counter[st
         con.register("verified", verified)
         given = con.sql("SELECT DISTINCT dataset_id, path, record FROM verified ORDER BY ALL").to_arrow_table()
         point("ingester:read")
-        judged = registry.ingest(site, registry.from_records(given["record"]), (APPLICATION, version))
+        judged = registry.ingest(site, registry.from_records(given["record"]), (APPLICATION, version), parking="log")
         point("ingester:registered")
         con.register("judged", pa.table({"path": given["path"], **{c: judged[c] for c in judged.column_names}}))
         states = con.sql(statement("file_states")).to_arrow_table().to_pylist()
@@ -97,12 +96,13 @@ def _drop_unclaimed(site: Site, paths: Sequence[str]) -> None:
 
 def _admit(site: Site) -> tuple[int, int]:
     """Admit parked datasets whose dimension records are here by now; how many, and how many files that completed."""
-    if not site.table_path("parked").exists():
-        return 0, 0
     verdicts = registry.admit_parked(site)["verdict"].to_pylist()
+    with delta.cursor() as con:
+        if not con.execute(f"SELECT EXISTS (FROM ({delta.select(site, 'transfer')}) WHERE state = 'parked')").fetchall()[0][0]:
+            return sum(verdict in ADMITTED for verdict in verdicts), 0
     point("ingester:admitted")
     with connect(site.lake, [site.name]) as con:
         released = con.table(statement("admitted_files")).to_pylist()
     reason = "its dimension records arrived"
     transfer_log.write(site, [Event(**row, state="ingested", reason=reason) for row in released])
-    return sum(verdict in ("accepted", "present") for verdict in verdicts), len({row["path"] for row in released})
+    return sum(verdict in ADMITTED for verdict in verdicts), len({row["path"] for row in released})

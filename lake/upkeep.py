@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 import schemas
 from lake import delta, janitor, snapshot
 from lake.access import source
-from lake.commit import live_files
 from lake.durable import fsync_dir, fsync_file
 from lake.fault import point
+from lake.handle import live_files
 from lake.parquet import APPENDED, TOGETHER, DeltaError, indexed_columns, partition_of
 from lake.site import LakeError, Site, one_line
 

@@ -213,9 +213,8 @@ def _withdraw(site: Site, rejected: Sequence[Row]) -> None:
     if not paths:
         return
     with delta.cursor() as con:
-        for table in ("dataset", "parked"):
-            delta.view(con, site, table)
-        con.execute(statement("parked_now"))
+        delta.view(con, site, "dataset")
+        registry.view_parked(con, site)
         used = con.sql(statement("claimed_paths"), params={"paths": paths}).to_arrow_table()["path"].to_pylist()
     for path in set(paths).difference(used):
         site.path(path).unlink(missing_ok=True)

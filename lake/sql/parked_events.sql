@@ -1,5 +1,5 @@
 -- Makes: parked_events, the events that a judged batch adds to parked.
--- Inputs: judged (rows of given that are not in it are accepted), given (ordinal and the columns of dataset), parked_now; variable 'now'.
+-- Inputs: judged (rows of given that are not in it are accepted), given (ordinal and the columns of dataset), parked_now.
 -- Grain: one row per dataset that is parked or rejected for a reason not yet noted, or that is admitted at last.
 CREATE OR REPLACE TEMP TABLE parked_events AS
 WITH decided AS (
@@ -29,7 +29,7 @@ SELECT
         'bytes': g.bytes, 'rows': g.rows, 'checksum': g.checksum, 'file_bytes': g.file_bytes,
         'file_checksum': g.file_checksum, 'origin': g.origin, 'quantum_id': g.quantum_id, 'registered_at': g.registered_at
     })::VARCHAR AS record,
-    getvariable('now') AS noted_at
+    g.registered_at AS noted_at
 FROM noted j
 JOIN given g USING (ordinal)
 ORDER BY g.dataset_type, j.dataset_id;

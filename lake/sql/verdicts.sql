@@ -1,27 +1,19 @@
 -- Makes: judged, the verdict (present, parked, rejected) and its reason for every given dataset that is not simply accepted.
--- Inputs: given (ordinal, the columns of dataset), identified (ordinal, fault, unknown_type: see identified.sql), known, repeated and
---         unknown (see remarkable.sql), storage (path, file_bytes, problem: files that are not as claimed); variable 'site'.
+-- Inputs: given (ordinal, the columns of dataset, fault, unknown_type: see identified.sql), known and repeated (see their files),
+--         unknown (ordinal, what: has no record here), storage (path, file_bytes, problem: files that are not as claimed); $site is replaced by a literal.
 -- Grain: one row per such row of given.
-CREATE OR REPLACE TEMP TABLE judged AS
-WITH remarkable AS (
-    SELECT ordinal FROM given SEMI JOIN known USING (dataset_id)
-    UNION SELECT ordinal FROM repeated
-    UNION SELECT ordinal FROM unknown
-    UNION SELECT ordinal FROM given SEMI JOIN storage USING (path, file_bytes)
-    UNION SELECT ordinal FROM identified WHERE fault IS NOT NULL OR unknown_type
-),
-compared AS (
+WITH compared AS (
     SELECT
-        g.ordinal, g.dataset_id, g.dataset_type, g.checksum, i.fault, i.unknown_type, u.what, x.problem, k.known_checksum, k.known_path,
+        g.ordinal, g.dataset_id, g.dataset_type, g.checksum, g.fault, g.unknown_type, u.what, x.problem, k.known_checksum, k.known_path,
         coalesce(r.nth, 1) AS nth,
         coalesce(r.first_checksum, g.checksum) AS first_checksum
     FROM given g
-    SEMI JOIN remarkable USING (ordinal)
-    JOIN identified i USING (ordinal)
-    LEFT JOIN repeated r USING (ordinal)
-    LEFT JOIN unknown u USING (ordinal)
+    LEFT JOIN repeated r ON r.ordinal = g.ordinal
+    LEFT JOIN unknown u ON u.ordinal = g.ordinal
     LEFT JOIN storage x ON x.path = g.path AND x.file_bytes = g.file_bytes
     LEFT JOIN known k ON k.dataset_id = g.dataset_id
+    WHERE r.ordinal IS NOT NULL OR u.ordinal IS NOT NULL OR x.path IS NOT NULL OR k.dataset_id IS NOT NULL
+       OR g.fault IS NOT NULL OR g.unknown_type
 )
 SELECT
     ordinal, dataset_id, checksum, nth, known_path,
@@ -41,7 +33,7 @@ SELECT
             THEN dataset_type || ': registered with checksum ' || known_checksum || ', this one has ' || checksum
         WHEN first_checksum <> checksum
             THEN dataset_type || ': twice in one batch, with checksums ' || first_checksum || ' and ' || checksum
-        WHEN unknown_type THEN 'dataset type ' || dataset_type || ' is not known at ' || getvariable('site')
-        WHEN what IS NOT NULL THEN what || ' is not known at ' || getvariable('site')
+        WHEN unknown_type THEN 'dataset type ' || dataset_type || ' is not known at ' || $site
+        WHEN what IS NOT NULL THEN what || ' is not known at ' || $site
     END AS reason
-FROM compared;
+FROM compared

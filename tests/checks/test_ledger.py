@@ -17,9 +17,10 @@ import schemas
 from checks import counting, ledger, ledger_sum
 from checks.audit import quick
 from checks.ledger_sum import sql
-from lake import archive, delta, movement, prune, registry, upkeep
+from lake import archive, delta, movement, prune, query, registry, transfer_log, upkeep
 from lake.search import search
 from lake.site import Lake, LakeError, Site
+from lake.transfer_log import Event
 from pipelines import placement, steer
 from pipelines.journal import now
 
@@ -161,6 +162,30 @@ def test_what_a_rule_has_not_brought_yet_is_in_transit(lake: Lake) -> None:
     assert held["in_transit"] == held["expected"] > 0 and "REPLICATING" in held["reason"] and not found.reconciled
     movement.run_rules(lake, movement.rules(lake))
     assert ledger.ledger(lake, "paper").reconciled
+
+
+def test_what_a_rule_brought_and_waits_is_parked(lake: Lake) -> None:
+    """Of that only the transfer log tells: the ledger, registry.parked() and parked_now say so, too, until it is registered."""
+    rule = movement.add_rule(lake, "paper", "return/extra", ["difference_image"], "tract = 9470", "FRDF", "USDF")
+    with query.connect(lake, ["USDF"]) as con:
+        rows = con.table("SELECT path, dataset_id FROM manifest WHERE rule_id = $rule ORDER BY path", {"rule": rule.rule_id})
+    events = [
+        Event(rule.rule_id, path, "FRDF", "USDF", "parked", 1, 1, reason="visit 9 unknown") for path in rows["path"].to_pylist()
+    ]
+    transfer_log.write(lake.central, events)
+    found = ledger.ledger(lake, "paper")
+    held = row(found, "USDF", "return", "difference_image")
+    assert held["parked"] == held["expected"] == rows.num_rows > 0 and adds_up(found) and not found.reconciled
+    assert held["reason"] == "visit 9 unknown"
+    waiting = registry.parked(lake.central)
+    assert sorted(waiting["dataset_id"].to_pylist()) == sorted(rows["dataset_id"].to_pylist())
+    with query.connect(lake) as con:
+        said = con.table("SELECT site, dataset_id, visit, tract, state, reason FROM parked_now ORDER BY dataset_id").to_pylist()
+    columns = ("dataset_id", "visit", "tract", "state", "reason")
+    expected = sorted(waiting.select(columns).to_pylist(), key=lambda r: r["dataset_id"])
+    assert said == [{"site": "USDF"} | r for r in expected]
+    movement.run_rules(lake, movement.rules(lake))
+    assert ledger.ledger(lake, "paper").reconciled and registry.parked(lake.central).num_rows == 0
 
 
 def test_parked_and_rejected_rows_stay_in_the_ledger(lake: Lake) -> None:

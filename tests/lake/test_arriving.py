@@ -116,6 +116,35 @@ def test_moved_twice_in_one_call(tmp_path: Path, lake: Lake, monkeypatch: pytest
     assert not list((tmp_path / "given").iterdir())
 
 
+class _Syncing:
+    """A C library that says which file systems it was asked to sync, by the directories that were given."""
+
+    def __init__(self) -> None:
+        self.synced: list[str] = []
+
+    def syncfs(self, descriptor: int) -> int:
+        self.synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        return int(ctypes.CDLL(None).syncfs(descriptor))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(ctypes.CDLL(None, use_errno=True), name)
+
+
+@pytest.mark.parametrize("most", [8, 0])
+def test_a_file_system_that_is_mounted_below_the_root_is_synced_too(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    library, real = _Syncing(), arriving._device
+    monkeypatch.setattr(arriving, "_LIBC", library)
+    monkeypatch.setattr(arriving, "FOLDERS", most)
+    monkeypatch.setattr(arriving, "_device", lambda path: -1 if "/away/" in f"{path}/" else real(path))
+    files = given(tmp_path / "given", 3, path=["files/x/one.fits", "files/away/x/two.fits", "files/away/y/three.fits"])
+    assert verdicts(intake.take_in(lake.central, files, "copy")) == ["accepted"] * 3
+    root = str(lake.central.root)
+    once = [root, f"{root}/files/away/y"]
+    assert library.synced == (once if most else once * 2), "each once; for the names as well where directories are not synced"
+
+
 @pytest.mark.parametrize("broken", ["sync", "ingest"])
 def test_an_error_leaves_nothing_unfinished(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     def fail(*_: object) -> None:

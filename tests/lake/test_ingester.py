@@ -84,9 +84,11 @@ def test_an_unknown_visit_waits_and_the_rest_goes_in(lake: Lake) -> None:
     with query.connect(lake, ["LANCS"]) as con:
         reasons = con.table("SELECT DISTINCT reason FROM transfer_now WHERE state = 'parked'")["reason"].to_pylist()
     assert reasons == ["exposure 2 is not known at LANCS"]
-    events = count(lake, "SELECT count(*) FROM parked")
+    waiting = registry.parked(site)
+    assert waiting["reason"].unique().to_pylist() == reasons and waiting.num_rows == 3
+    events = count(lake, "SELECT count(*) FROM parked") + count(lake, "SELECT count(*) FROM transfer")
     assert ingest(site) == Ingested()
-    assert count(lake, "SELECT count(*) FROM parked") == events
+    assert count(lake, "SELECT count(*) FROM parked") + count(lake, "SELECT count(*) FROM transfer") == events
     small_lake.add_dimensions(site, range(2, 3))
     assert ingest(site) == Ingested(admitted=3, files=3)
     assert count(lake, "SELECT count(*) FROM dataset") == 6
@@ -100,7 +102,9 @@ def test_a_rule_waits_for_parked_datasets_and_then_is_satisfied(lake: Lake, monk
     report = movement.run_rules(lake, [rule])
     assert "parked: instrument Cam is not known at LANCS" in report.stuck[0].reason
     again = movement.run_rules(lake, [rule])
-    assert again.stuck and count(lake, "SELECT count(*) FROM parked") == 6
+    assert again.stuck and count(lake, "SELECT count(*) FROM parked_now WHERE state = 'parked'") == 6
+    assert count(lake, "SELECT count(*) FROM transfer WHERE state = 'parked'") == 6, "noted once, and in the log alone"
+    assert count(lake, "SELECT count(*) FROM parked") == 0
     monkeypatch.undo()
     report = movement.run_rules(lake, [rule])  # now it knows them: they travel, and what waited is admitted
     assert (report.rules[0].state, report.files) == ("OK", 0)
