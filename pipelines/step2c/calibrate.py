@@ -71,7 +71,7 @@ def calibrate(
     found = list(run(_standards, tiles, [shared] * count, [settings] * count, [camera] * count, range(count)))
     products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
     seconds["standards"] = time.perf_counter() - began
-    inputs = {**shared, **summary, "calib_residual": products["calib_residual"]}
+    inputs = {**shared, **summary, "calib_error": solved["calib_error"], "calib_residual": products["calib_residual"]}
     products["photo_calib"] = _timed(seconds, "zero_points", lambda: _zero_points(inputs, settings, camera, threads))
     return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
 
@@ -81,7 +81,9 @@ def _zero_points(inputs: Tables, settings: Settings, camera: Camera | None, thre
     visits = inputs["calib_visit"]
     parts = []
     for band in sorted(visits["band"].unique().to_pylist()):
-        own = {**inputs, "calib_visit": visits.filter(pc.equal(visits["band"], band))}
+        own = {**inputs} | {
+            name: inputs[name].filter(pc.equal(inputs[name]["band"], band)) for name in ("calib_visit", "calib_error")
+        }
         parts.append(_on(own, threads, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)))
     return pa.concat_tables(parts).sort_by([("visit", "ascending"), ("detector", "ascending")])
 

@@ -58,11 +58,16 @@ class System:
 
 @dataclass(frozen=True)
 class Solution:
-    """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly)."""
+    """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly).
+
+    ``covariance``: of pairs of unknowns (K,), (K,), of large systems what the preconditioner says of them. ``variance``: of sums of
+    unknowns, the rows of a sparse matrix (R, P); of large systems an estimate for sums of many, and nothing without probes."""
 
     unknowns: Array
     variances: Array
     iterations: int
+    covariance: Callable[[IntArray, IntArray], Array]
+    variance: Callable[[csr_array], Array]
 
 
 def solve(system: System, right: Array, group: IntArray, direct: int, tolerance: float, probes: int, start: Array) -> Solution:
@@ -82,8 +87,16 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
     base = Uncoupled(system, group)
     goal = tolerance * float(np.linalg.norm(base.whiten(right)))
     found, iterations = conjugate_gradients(base.product, base.whiten(right - system @ start), goal)
-    variances = np.maximum(_variances(base, probes), 1.0 / diagonal) if probes else 1.0 / diagonal
-    return Solution(start + base.colour(found), variances, iterations)
+    stated, samples = _variances(base, probes) if probes else (1.0 / diagonal, np.zeros((system.size, 1)))
+    variances = np.maximum(stated, 1.0 / diagonal)
+
+    def covariance(i: IntArray, j: IntArray) -> Array:
+        return np.asarray(np.where(i == j, variances[i], base.elements(i, j)))
+
+    def variance(sums: csr_array) -> Array:
+        return np.asarray(np.mean((sums @ samples) ** 2, axis=1))
+
+    return Solution(start + base.colour(found), variances, iterations, covariance, variance)
 
 
 def _directly(matrix: Array, right: Array) -> Solution:
@@ -93,7 +106,12 @@ def _directly(matrix: Array, right: Array) -> Solution:
         raise NotSolved(f"the normal equations are not positive definite: {error}") from None
     unknowns = cho_solve(factor, right)
     unknowns += cho_solve(factor, right - matrix @ unknowns)  # one step of refinement
-    return Solution(unknowns, np.diag(cho_solve(factor, np.eye(len(right)))).copy(), 0)
+    inverse = cho_solve(factor, np.eye(len(right)))
+
+    def variance(sums: csr_array) -> Array:
+        return np.asarray(sums.multiply(sums @ inverse).sum(axis=1))
+
+    return Solution(unknowns, np.diag(inverse).copy(), 0, lambda i, j: np.asarray(inverse[i, j]), variance)
 
 
 def conjugate_gradients(product: Callable[[Array], Array], right: Array, goal: float, limit: int = 2000) -> tuple[Array, int]:
@@ -114,20 +132,21 @@ def conjugate_gradients(product: Callable[[Array], Array], right: Array, goal: f
     raise NotSolved(f"the photometric solution did not converge: the residual is {left:.1e} of its goal after {limit} iterations")
 
 
-def _variances(base: Uncoupled, probes: int) -> Array:
-    """The diagonal (P,) of the inverse, from the squares of ``probes`` random vectors with that covariance.
+def _variances(base: Uncoupled, probes: int) -> tuple[Array, Array]:
+    """The diagonal (P,) of the inverse, from the squares of ``probes`` random vectors (P, probes) with that covariance; and these.
 
     Each is L^-T (L^-1 N L^-T)^-1/2 z of a random z, where L L^T is the preconditioner's matrix; L^-T z, of the same z, has the
     covariance that the preconditioner states: the ratio of both tells by how much more the unknowns vary.
     """
     chance = np.random.default_rng(20260910)
     stated = base.diagonal()
-    found, expected = np.zeros(len(stated)), np.zeros(len(stated))
+    samples, expected = [], np.zeros(len(stated))
     for first in range(0, probes, TOGETHER):
         z = chance.standard_normal((len(stated), min(TOGETHER, probes - first)))
-        found += np.sum(base.colour(inverse_root(base.product, z)) ** 2, axis=1)
+        samples.append(base.colour(inverse_root(base.product, z)))
         expected += np.sum(base.colour(z) ** 2, axis=1)
-    return np.asarray(stated * found / expected)
+    found = np.concatenate(samples, axis=1)
+    return np.asarray(stated * np.sum(found**2, axis=1) / expected), found
 
 
 def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.05, limit: int = 500) -> Array:
@@ -217,6 +236,28 @@ class Uncoupled:
             mixed = sparse @ few[:rest, :rest] + 2.0 * dense @ few[rest:, :rest]
             own[part] += sparse.multiply(mixed).sum(axis=1)
         return np.concatenate([own, np.diag(few)])
+
+    def elements(self, i: IntArray, j: IntArray) -> Array:
+        """Elements (K,) of L^-T L^-1 at rows and columns."""
+        few = self.few.T @ self.few
+        parts = [self._elements(few, i[k : k + 2 * CHUNK], j[k : k + 2 * CHUNK]) for k in range(0, len(i), 2 * CHUNK)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _elements(self, few: Array, i: IntArray, j: IntArray) -> Array:
+        i, j = np.minimum(i, j), np.maximum(i, j)
+        result = np.zeros(len(i))
+        last, mixed, first = i >= self.many, (i < self.many) & (j >= self.many), j < self.many
+        result[last] = few[i[last] - self.many, j[last] - self.many]
+        rows, own = np.unique(i[~last], return_inverse=True)
+        part = np.concatenate([self.spread[rows].toarray(), self.wide[rows]], axis=1) @ few
+        place = np.empty(len(i), np.int64)
+        place[~last] = own
+        result[mixed] = -part[place[mixed], j[mixed] - self.many]
+        if first.any():
+            other = np.concatenate([self.spread[j[first]].toarray(), self.wide[j[first]]], axis=1)
+            near = (self.root.T[i[first]].multiply(self.root.T[j[first]])).sum(axis=1)
+            result[first] = np.asarray(near).ravel() + np.einsum("ik,ik->i", part[place[first]], other)
+        return result
 
 
 def _inverse_root(matrix: Array) -> tuple[Array, Array | None]:
