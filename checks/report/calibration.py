@@ -3,56 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checks.report import doubts, style
+from checks.report import style
 from checks.report.curves import EMPTY, ask
 from checks.subject import Row, Subject
 
 Array = NDArray[np.float64]
 #: More points than this are drawn as pixels.
 MANY = 3000
+#: At most so many pieces of time are drawn.
+PIECES = 1500
 #: Where a legend is in the way of nothing: in the line of the title, to the right.
 ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "handletextpad": 0.1, "borderaxespad": 0.1}
 
 
 def zero_points(subject: Subject) -> str:
     """Final zero points in time, one panel per band."""
-    rows = ask(subject, "zero_points")
+    rows = ask(subject, "zero_points", bins=PIECES)
     if not rows:
         return EMPTY
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
     made, axes = style.figure(10.6, 1.45 * len(bands) + 0.5, nrows=len(bands), squeeze=False, sharex=True)
-    visits = sorted({(row["mjd_mid"], row["visit"]) for row in rows})
-    place = {visit: i for i, (_, visit) in enumerate(visits)}
-    nights = {row["visit"]: row["day_obs"] for row in rows}
-    edges = [i for i in range(1, len(visits)) if nights[visits[i][1]] != nights[visits[i - 1][1]]]
+    nights = {row["place"]: row["day_obs"] for row in sorted(rows, key=lambda row: row["place"])}
+    places = list(nights)
+    edges = [b for a, b in pairwise(places) if nights[a] != nights[b]]
     for axis, band in zip(axes[:, 0], bands, strict=True):
         for word, colour, mark in (
             ("photometric", style.band_colour(band), "."),
             ("cloudy", style.GREY, "."),
             ("extrapolated", style.BAD, "x"),
         ):
-            mine = [row for row in rows if row["band"] == band and _kind(row) == word]
+            mine = [row for row in rows if row["band"] == band and row["kind"] == word]
             if mine:
-                x, y = [place[r["visit"]] for r in mine], [r["zero_point"] for r in mine]
+                x, y = np.repeat([r["place"] for r in mine], 2), [r[end] for r in mine for end in ("low", "high")]
                 axis.plot(x, y, mark, ms=4, color=colour, label=word, rasterized=len(mine) > MANY)
         for edge in edges:
             axis.axvline(edge - 0.5, color=style.RULE, lw=0.8)
-        axis.set_title(f"{band}  zero point of every detector (mag)")
+        axis.set_title(f"{band}  lowest and highest zero point of the detectors (mag)")
         axis.legend(**ABOVE, ncols=3)
-    starts = _thinned([0, *edges], len(visits))
-    axes[-1, 0].set(
-        xticks=starts, xticklabels=[str(nights[visits[i][1]]) for i in starts], xlabel="visits in order of time, by night"
-    )
+    starts = _thinned([0, *edges], places[-1] + 1)
+    axes[-1, 0].set(xticks=starts, xticklabels=[str(nights[i]) for i in starts], xlabel="visits in order of time, by night")
     return style.embed(made, "mag_AB = zero point - 2.5 log10(electrons); vertical lines part the nights.")
-
-
-def _kind(row: Row) -> str:
-    return "extrapolated" if row["extrapolated"] else "photometric" if row["photometric"] else "cloudy"
 
 
 def _thinned(places: Sequence[int], length: int, room: int = 12) -> list[int]:
@@ -78,7 +74,6 @@ def nights(subject: Subject) -> str:
         )
         if any(row[name] is not None for row in rows)
     ]
-    assumed = doubts.priors(subject)
     days = sorted({row["day_obs"] for row in rows})
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
     made, axes = style.figure(10.6, 1.9 * len(shown) + 0.5, nrows=len(shown), squeeze=False, sharex=True)
@@ -87,7 +82,7 @@ def nights(subject: Subject) -> str:
             mine = [row for row in rows if row["band"] == band and row[name] is not None]
             shift = 0.5 * (number - (len(bands) - 1) / 2) / len(bands)
             for determined in (True, False):
-                part = [row for row in mine if _determined(row, name, error, assumed) is determined]
+                part = [row for row in mine if _determined(row, name, error) is determined]
                 if part:
                     axis.errorbar(
                         [days.index(row["day_obs"]) + shift for row in part], [row[name] for row in part],
@@ -105,8 +100,9 @@ def nights(subject: Subject) -> str:
     return style.embed(made, "Bars: errors. Hollow: the data of the night did not determine the term, it is much what was assumed.")
 
 
-def _determined(row: Row, name: str, error: str, assumed: dict[str, float]) -> bool:
-    known = row[error] is not None and row[error] <= 0.5 * assumed[name.partition("_")[0]]
+def _determined(row: Row, name: str, error: str) -> bool:
+    prior = row[error.replace("error", "prior")]
+    known = row[error] is not None and (prior is None or row[error] <= 0.5 * prior)
     return bool(known and (row["fitted"] or name != "extinction"))
 
 
@@ -161,7 +157,7 @@ def residuals(subject: Subject) -> str:
     rows = ask(subject, "residuals")
     if not rows:
         return EMPTY
-    errors = [row for row in ask(subject, "zero_points") if row["error"] is not None and row["photometric"]]
+    errors = ask(subject, "zero_point_errors")
     bands = sorted({row["band"] for row in rows}, key=style.band_order)
     made, axes = style.figure(10.6, 2.9, ncols=3 if errors else 2, width_ratios=[1.7, 1, 1] if errors else [1.7, 1])
     for band in bands:
@@ -184,11 +180,11 @@ def residuals(subject: Subject) -> str:
     axes[1].legend(loc="upper center", ncols=2, columnspacing=0.8, handlelength=1.0)
     if errors:
         for band in bands:
-            off = np.array([r["error"] for r in errors if r["band"] == band])
-            if len(off):
+            off = [r for r in errors if r["band"] == band]
+            if off:
                 axes[2].hist(
-                    off, np.linspace(-12, 12, 49), histtype="step", color=style.band_colour(band), lw=1.3,
-                    label=f"{band} {np.std(off):.1f} rms, {np.mean(off):+.1f} mean",
+                    [r["low"] + 0.25 for r in off], np.linspace(-12, 12, 49), weights=[r["number"] for r in off], histtype="step",
+                    color=style.band_colour(band), lw=1.3, label=f"{band} {off[0]['rms']:.1f} rms, {off[0]['mean']:+.1f} mean",
                 )  # fmt: skip
         axes[2].set_title("zero points against the truth")
         axes[2].set(xlabel="solved - true (mmag)", yticks=[])

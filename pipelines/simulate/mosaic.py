@@ -74,6 +74,12 @@ class Mosaic:
         return np.stack([self._place(column[order], 0), self._place(row[order], 1)], axis=1)
 
     @property
+    def size(self) -> tuple[float, float]:
+        """Of a detector (x, y), deg."""
+        x, y = (pixels * self.pixel_scale / 3600.0 for pixels in self.pixels)
+        return x, y
+
+    @property
     def radius(self) -> float:
         """Of a circle about the boresight that holds all detectors, deg."""
         half = 0.5 * np.hypot(*self.pitch)

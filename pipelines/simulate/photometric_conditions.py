@@ -138,22 +138,25 @@ class Conditions:
     scatter: float
     seed: int
 
-    def clouds(self, pointing: IntArray, fx: Array, fy: Array) -> Array:
-        """What clouds take at focal-plane positions, beyond the boresight's zero point."""
+    def clouds(self, pointing: IntArray, fx: Array, fy: Array, size: tuple[float, float] = (0.0, 0.0)) -> Array:
+        """What clouds take at focal-plane positions, beyond the boresight's zero point, means over rectangles of ``size`` (deg)."""
         taken = np.zeros(len(pointing))
         under = np.flatnonzero(self.cloudy[pointing])
         p, x, y = pointing[under], fx[under], fy[under]
         loss = self.gradient[p, 0] * x + self.gradient[p, 1] * y
         for k in range(WAVES):
             kx, ky, phase, amplitude = self.waves[p, k].T
+            amplitude = amplitude * np.sinc(kx * size[0] / (2 * np.pi)) * np.sinc(ky * size[1] / (2 * np.pi))
             loss += amplitude * np.sin(kx * x + ky * y + phase)
         taken[under] = loss
         return taken
 
-    def zero_point(self, pointing: IntArray, detector: IntArray, fx: Array, fy: Array) -> Array:
-        """Zero points (N,) for a star of the reference colour; ``detector``: index in the mosaic's order."""
+    def zero_point(
+        self, pointing: IntArray, detector: IntArray, fx: Array, fy: Array, size: tuple[float, float] = (0.0, 0.0)
+    ) -> Array:
+        """Zero points (N,) for a star of the reference colour; ``detector``: index in the mosaic's order; ``size``: of clouds()."""
         flat = self.flats[self.epoch[pointing], self.band[pointing], detector]
-        zero = self.zero[pointing] - flat - self.clouds(pointing, fx, fy)
+        zero = self.zero[pointing] - flat - self.clouds(pointing, fx, fy, size)
         if self.scatter:
             zero += self.scatter * normal(pointing * self.flats.shape[2] + detector, self.seed + 1)
         return np.asarray(zero)

@@ -29,7 +29,7 @@ INPUTS = ("isolated_star", "isolated_star_association", "preliminary_visit_summa
 @dataclass(frozen=True)
 class Survey:
     """``tables``: the four inputs of the calibration. ``truth``: visit, detector, band, zero_point (of a star of the reference
-    colour, mean over the detector's flat, clouds at its centre), photometric. ``stars``: isolatedStarId, band, mag (natural),
+    colour, mean of flat and clouds over the detector), photometric. ``stars``: isolatedStarId, band, mag (natural),
     colour, variable."""
 
     tables: dict[str, pa.Table]

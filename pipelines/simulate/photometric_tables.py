@@ -98,7 +98,7 @@ def summaries(design: Design, truth: Conditions, pointing: IntArray, detector: I
     p, mosaic = design.pointings, design.mosaic
     number = pointing * len(mosaic.detectors) + detector
     centre = mosaic.centres[detector]
-    zero = truth.zero_point(pointing, detector, centre[:, 0], centre[:, 1])
+    zero = truth.zero_point(pointing, detector, centre[:, 0], centre[:, 1], mosaic.size)
     xi, eta = to_focal_plane(centre[:, 0], centre[:, 1], p.rotation[pointing])
     ra, dec = deproject(xi, eta, p.ra[pointing], p.dec[pointing])
     columns = {
@@ -144,7 +144,7 @@ def truth_of_detectors(design: Design, truth: Conditions, pointing: IntArray, de
     return pa.table({
         "visit": design.pointings.visit[pointing], "detector": _detectors(design, pointing, detector),
         "band": _names(bands(design), truth.band[pointing]),
-        "zero_point": truth.zero_point(pointing, detector, centre[:, 0], centre[:, 1]),
+        "zero_point": truth.zero_point(pointing, detector, centre[:, 0], centre[:, 1], design.mosaic.size),
         "photometric": ~truth.cloudy[pointing],
     })  # fmt: skip
 

@@ -1,7 +1,8 @@
 -- calib_nights: zero point of one second at airmass 1, and extinction, of each night. A night without a photometric visit gives
 --   the median of its visits under the extinction of the filter, with the error of the gauge. fitted: the error of the extinction
 --   fell below half of its prior's.
--- inputs: seen_visit, solved_visit, solved_unknown(band, kind, day_obs, value, error); $prior: error of extinction before, $gauge
+-- inputs: seen_visit, solved_visit, solved_unknown(band, kind, day_obs, value, error); $extinction, $colour, $water: their errors before
+--   the fit, $gauge
 -- grain: one row per instrument, band, day_obs
 WITH visits AS (
   SELECT v.instrument, v.band, v.day_obs, min(v.extinction) AS extinction, count(*) AS nVisit,
@@ -16,12 +17,15 @@ SELECT
   coalesce(n.value, v.zeroPoint) AS zeroPoint,
   coalesce(n.error, $gauge) AS zeroPointErr,
   coalesce(k.value, v.extinction) AS extinction,
-  coalesce(k.error, $prior) AS extinctionErr,
+  coalesce(k.error, $extinction) AS extinctionErr,
+  $extinction :: DOUBLE AS extinctionPrior,
   c.value AS colour_term,
   c.error AS colour_termErr,
+  if(c.value IS NULL, NULL, $colour :: DOUBLE) AS colour_termPrior,
   w.value AS water_term,
   w.error AS water_termErr,
-  coalesce(k.error < 0.5 * $prior, false) AS fitted,
+  if(w.value IS NULL, NULL, $water :: DOUBLE) AS water_termPrior,
+  coalesce(k.error < 0.5 * $extinction, false) AS fitted,
   CAST(v.nVisit AS INTEGER) AS nVisit,
   CAST(v.nPhotometric AS INTEGER) AS nPhotometric
 FROM visits v

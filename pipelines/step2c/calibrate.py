@@ -84,7 +84,7 @@ def calibrate(
         shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
         found = _timed(seconds, "standards", lambda: run(_standards, shared))
         products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
-        inputs = {**shared, **summary, "calib_residual": products["calib_residual"]}
+        inputs = {**shared, **summary, "calib_error": solved["calib_error"], "calib_residual": products["calib_residual"]}
         products["photo_calib"] = _timed(seconds, "zero_points", lambda: _zero_points(inputs, settings, camera, all_threads))
     return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
 
@@ -94,7 +94,9 @@ def _zero_points(inputs: Tables, settings: Settings, camera: Camera | None, limi
     visits = inputs["calib_visit"]
     parts = []
     for band in sorted(visits["band"].unique().to_pylist()):
-        own = {**inputs, "calib_visit": visits.filter(pc.equal(visits["band"], band))}
+        own = {**inputs} | {
+            name: inputs[name].filter(pc.equal(inputs[name]["band"], band)) for name in ("calib_visit", "calib_error")
+        }
         parts.append(_on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)))
     return pa.concat_tables(parts).sort_by([("visit", "ascending"), ("detector", "ascending")])
 

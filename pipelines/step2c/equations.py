@@ -52,6 +52,7 @@ def weigh(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) ->
     """
     few = {"few": settings.few}
     begin(con, camera, settings)
+    con.execute(statement("first_zeros"))
     for _ in range(2):
         con.execute(statement("medians"), few)
     for number in range(settings.rounds):

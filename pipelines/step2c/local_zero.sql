@@ -1,6 +1,6 @@
 -- local_zero: better zero points, from the weighted residuals of what is left after clipping. Where every star has its mean, a step
---   towards the residuals of the detector (drawn to its visit's where it has few stars) is one step of the alternating fit.
--- inputs: residual, local_zero; $few
+--   towards the residuals of the detector (drawn to its visit's and its flat's where it has few stars) is one step of the alternating fit.
+-- inputs: residual, local_zero, visit; $few
 -- grain: one row per visit, detector
 CREATE OR REPLACE TEMP TABLE local_zero AS
 WITH of_block AS (
@@ -8,8 +8,20 @@ WITH of_block AS (
 ),
 of_visit AS (
   SELECT visit, total(wr) / total(w) AS r FROM of_block GROUP BY visit
+),
+beyond AS (
+  SELECT b.visit, b.detector, s.band, s.epoch, b.n, b.w, v.r AS of_visit, b.wr / b.w - v.r AS r
+  FROM of_block b
+  JOIN of_visit v USING (visit)
+  LEFT JOIN visit s USING (visit)
+),
+of_flat AS (
+  SELECT band, epoch, detector, total(w * r) / total(w) * sum(n) / (sum(n) + $few) AS r
+  FROM beyond WHERE band IS NOT NULL GROUP BY band, epoch, detector
 )
-SELECT z.visit, z.detector, z.zero - coalesce(v.r + b.n / (b.n + $few) * (b.wr / b.w - v.r), v.r, 0) AS zero
+SELECT z.visit, z.detector,
+       z.zero - coalesce(b.of_visit + coalesce(f.r, 0) + b.n / (b.n + $few) * (b.r - coalesce(f.r, 0)), v.r, 0) AS zero
 FROM local_zero z
-LEFT JOIN of_block b USING (visit, detector)
+LEFT JOIN beyond b USING (visit, detector)
 LEFT JOIN of_visit v USING (visit)
+LEFT JOIN of_flat f ON f.band = b.band AND f.epoch = b.epoch AND f.detector = b.detector

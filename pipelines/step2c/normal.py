@@ -58,11 +58,18 @@ class System:
 
 @dataclass(frozen=True)
 class Solution:
-    """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly)."""
+    """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly).
+
+    ``covariance``: of pairs of unknowns (K,), (K,), and ``with_flats`` (K, F) of some with the last F; of large systems what the
+    preconditioner says of them. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P); of large systems an estimate
+    for sums of many, and nothing without probes."""
 
     unknowns: Array
     variances: Array
     iterations: int
+    covariance: Callable[[IntArray, IntArray], Array]
+    with_flats: Callable[[IntArray], Array]
+    variance: Callable[[csr_array], Array]
 
 
 def solve(system: System, right: Array, group: IntArray, direct: int, tolerance: float, probes: int, start: Array) -> Solution:
@@ -78,22 +85,43 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
     if not np.all(np.isfinite(right)) or not np.all(diagonal > 0):
         raise NotSolved("an unknown of the photometric solution has neither data nor a prior")
     if system.size <= direct:
-        return _directly(system.toarray(), right)
+        return _directly(system.toarray(), right, len(system.flats))
     base = Uncoupled(system, group)
     goal = tolerance * float(np.linalg.norm(base.whiten(right)))
     found, iterations = conjugate_gradients(base.product, base.whiten(right - system @ start), goal)
-    variances = np.maximum(_variances(base, probes), 1.0 / diagonal) if probes else 1.0 / diagonal
-    return Solution(start + base.colour(found), variances, iterations)
+    stated, samples = _variances(base, probes) if probes else (1.0 / diagonal, np.zeros((system.size, 1)))
+    variances = np.maximum(stated, 1.0 / diagonal)
+
+    def covariance(i: IntArray, j: IntArray) -> Array:
+        result, apart = variances[i], i != j
+        result[apart] = base.elements(i[apart], j[apart])
+        return np.asarray(result)
+
+    def variance(sums: csr_array) -> Array:
+        return np.asarray(np.mean((sums @ samples) ** 2, axis=1))
+
+    return Solution(start + base.colour(found), variances, iterations, covariance, base.with_flats, variance)
 
 
-def _directly(matrix: Array, right: Array) -> Solution:
+def _directly(matrix: Array, right: Array, flats: int) -> Solution:
     try:
         factor = cho_factor(matrix, lower=True)
     except np.linalg.LinAlgError as error:
         raise NotSolved(f"the normal equations are not positive definite: {error}") from None
     unknowns = cho_solve(factor, right)
     unknowns += cho_solve(factor, right - matrix @ unknowns)  # one step of refinement
-    return Solution(unknowns, np.diag(cho_solve(factor, np.eye(len(right)))).copy(), 0)
+    inverse = cho_solve(factor, np.eye(len(right)))
+
+    def variance(sums: csr_array) -> Array:
+        return np.asarray(sums.multiply(sums @ inverse).sum(axis=1))
+
+    def covariance(i: IntArray, j: IntArray) -> Array:
+        return np.asarray(inverse[i, j])
+
+    def with_flats(i: IntArray) -> Array:
+        return np.asarray(inverse[i, len(right) - flats :])
+
+    return Solution(unknowns, np.diag(inverse).copy(), 0, covariance, with_flats, variance)
 
 
 def conjugate_gradients(product: Callable[[Array], Array], right: Array, goal: float, limit: int = 2000) -> tuple[Array, int]:
@@ -114,20 +142,21 @@ def conjugate_gradients(product: Callable[[Array], Array], right: Array, goal: f
     raise NotSolved(f"the photometric solution did not converge: the residual is {left:.1e} of its goal after {limit} iterations")
 
 
-def _variances(base: Uncoupled, probes: int) -> Array:
-    """The diagonal (P,) of the inverse, from the squares of ``probes`` random vectors with that covariance.
+def _variances(base: Uncoupled, probes: int) -> tuple[Array, Array]:
+    """The diagonal (P,) of the inverse, from the squares of ``probes`` random vectors (P, probes) with that covariance; and these.
 
     Each is L^-T (L^-1 N L^-T)^-1/2 z of a random z, where L L^T is the preconditioner's matrix; L^-T z, of the same z, has the
     covariance that the preconditioner states: the ratio of both tells by how much more the unknowns vary.
     """
     chance = np.random.default_rng(20260910)
     stated = base.diagonal()
-    found, expected = np.zeros(len(stated)), np.zeros(len(stated))
+    samples, expected = [], np.zeros(len(stated))
     for first in range(0, probes, TOGETHER):
         z = chance.standard_normal((len(stated), min(TOGETHER, probes - first)))
-        found += np.sum(base.colour(inverse_root(base.product, z)) ** 2, axis=1)
+        samples.append(base.colour(inverse_root(base.product, z)))
         expected += np.sum(base.colour(z) ** 2, axis=1)
-    return np.asarray(stated * found / expected)
+    found = np.concatenate(samples, axis=1)
+    return np.asarray(stated * np.sum(found**2, axis=1) / expected), found
 
 
 def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.05, limit: int = 500) -> Array:
@@ -217,6 +246,23 @@ class Uncoupled:
             mixed = sparse @ few[:rest, :rest] + 2.0 * dense @ few[rest:, :rest]
             own[part] += sparse.multiply(mixed).sum(axis=1)
         return np.concatenate([own, np.diag(few)])
+
+    def elements(self, i: IntArray, j: IntArray) -> Array:
+        """Elements (K,) of L^-T L^-1 at rows and columns, of visits both or of the few both."""
+        few, visits = self.few.T @ self.few, i < self.many
+        result = np.zeros(len(i))
+        result[~visits] = few[i[~visits] - self.many, j[~visits] - self.many]
+        for at in np.array_split(np.flatnonzero(visits), len(i) // CHUNK + 1):
+            one, other = (np.concatenate([self.spread[k[at]].toarray(), self.wide[k[at]]], axis=1) for k in (i, j))
+            near = self.root.T[i[at]].multiply(self.root.T[j[at]]).sum(axis=1)
+            result[at] = np.asarray(near).ravel() + np.einsum("ik,ik->i", one @ few, other)
+        return result
+
+    def with_flats(self, i: IntArray) -> Array:
+        """Elements (K, F) of L^-T L^-1 between unknowns of visits and all flats."""
+        rest, few = self.spread.shape[1], self.few.T @ self.few[:, self.spread.shape[1] :]
+        parts = np.array_split(i, len(i) // CHUNK + 1)
+        return np.concatenate([-(self.spread[k] @ few[:rest] + self.wide[k] @ few[rest:]) for k in parts])
 
 
 def _inverse_root(matrix: Array) -> tuple[Array, Array | None]:

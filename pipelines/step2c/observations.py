@@ -31,38 +31,43 @@ def prepare(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) 
 
 
 def register_visits(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
-    """Make the table visit from ``preliminary_visit_summary``."""
+    """Make the tables visit and preliminary_flat from ``preliminary_visit_summary``."""
     bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM preliminary_visit_summary ORDER BY band").fetchall()]
     con.register("filter_prior", camera.filters(bands))
     con.execute(statement("visits"), {"epochs": list(settings.flat_epochs)})
+    con.execute(statement("preliminary_flats"))
 
 
 def suspects(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> pa.Table:
     """Visits that may not be photometric, by their preliminary zero points alone: (visit, clouded).
 
     They have none, lie below the filter's nominal one, or show a plane over the field that is larger than noise makes it on
-    average; ``clouded`` are those whose plane is significant and large. Too many are better than too few: a term that is not
-    needed is left out of the solution. What a visit's summary says is the same at every site, so that all tracts keep the same
-    terms for it.
+    average; ``clouded`` are those whose plane is significant and large without the flats of the epoch. Too many are better than
+    too few: a term that is not needed is left out of the solution. What a visit's summary says is the same at every site, so that
+    all tracts keep the same terms for it; what the flats are is not, but ``clouded`` decides on weights alone.
     """
     dim = f"NOT known OR depth > {settings.suspect_depth}"
     found = {row[0]: False for row in con.sql(f"SELECT visit FROM visit WHERE {dim} ORDER BY visit").fetchall()}
     rows = con.sql(
-        "SELECT s.visit, s.zeroPoint - v.prior AS z, f.x0, f.y0 FROM preliminary_visit_summary s JOIN visit v USING (visit) "
-        "JOIN focal_plane f USING (detector) WHERE isfinite(s.zeroPoint) ORDER BY s.visit, s.detector"
+        "SELECT s.visit, s.zeroPoint - v.prior AS z, s.zeroPoint - v.prior - p.zero AS without, f.x0, f.y0 "
+        "FROM preliminary_visit_summary s JOIN visit v USING (visit) JOIN focal_plane f USING (detector) "
+        "JOIN preliminary_flat p ON p.band = v.band AND p.epoch = v.epoch AND p.detector = s.detector "
+        "WHERE isfinite(s.zeroPoint) ORDER BY s.visit, s.detector"
     ).fetchnumpy()
     visits, own, count = np.unique(np.asarray(rows["visit"]), return_inverse=True, return_counts=True)
     if len(visits):
-        plane, noise = _planes(own, count, rows)
+        plane, noise = _planes(own, count, rows, "z")
         found |= dict.fromkeys(visits[plane > np.maximum(1.5 * noise, settings.suspect_gradient**2)].tolist(), False)
-        found |= dict.fromkeys(visits[plane > np.maximum(12.0 * noise, settings.cloud_tilt**2)].tolist(), True)
+        plane, noise = _planes(own, count, rows, "without")
+        large = visits[plane > np.maximum(12.0 * noise, settings.cloud_tilt**2)].tolist()
+        found |= {number: True for number in large if number in found}
     names = sorted(found)
     return pa.table({"visit": pa.array(names, pa.int64()), "clouded": pa.array([found[v] for v in names], pa.bool_())})
 
 
-def _planes(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Array]) -> tuple[Array, Array]:
-    """Mean square of the plane in the zero points of each visit's detectors, and what noise would make of it (mag^2)."""
-    z, x, y = (np.asarray(rows[name], float) for name in ("z", "x0", "y0"))
+def _planes(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Array], name: str) -> tuple[Array, Array]:
+    """Mean square of the plane in zero points (column ``name``) of each visit's detectors, and what noise makes of it (mag^2)."""
+    z, x, y = (np.asarray(rows[name], float) for name in (name, "x0", "y0"))
 
     def mean(value: Array) -> Array:
         return np.bincount(own, value, len(count)) / count

@@ -7,7 +7,7 @@ photometric is found by solving: those that may not be have terms for a gradient
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 
 from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
-from pipelines.step2c import components, merged, model, normal
+from pipelines.step2c import components, errors, merged, model, normal
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.model import Equations, Model, Visits
-from pipelines.step2c.observations import register_visits
+from pipelines.step2c.observations import register_visits, suspects
 from pipelines.step2c.settings import Settings
 from pipelines.step2c.statement import statement
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_summary")
+PRODUCTS = ("calib_visit", "calib_night", "calib_flat", "calib_component", "calib_error")
 #: Rounds of solving and judging visits at most; and how many visits may still change when it is settled.
 ROUNDS, SETTLED = 4, 0.001
 #: How well large systems are solved to judge visits by (relative residual).
@@ -35,7 +36,7 @@ JUDGING = 1e-6
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
-    """``calib_visit``, ``calib_night``, ``calib_flat``, ``calib_component``; NoWork without visits."""
+    """PRODUCTS; NoWork without visits."""
     settings = quantum.settings(Settings)
     with duckdb.connect(config={"threads": 1}) as con:
         for name in INPUTS:
@@ -51,6 +52,7 @@ class Solved:
     visits: Visits
     equations: Equations
     model: Model
+    system: normal.System
     solution: normal.Solution
     photometric: Mask
     level: Array
@@ -64,6 +66,8 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
     register_visits(con, camera, settings)
     con.execute(statement("merged_terms"))
     con.execute("CREATE OR REPLACE TEMP TABLE seen_visit AS " + statement("visit_scatters"))
+    con.register("focal_plane", camera.focal_plane)
+    con.register("suspect", suspects(con, camera, settings))
     bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM visit ORDER BY band").fetchall()]
     if not bands:
         raise NoWork("no visit has a preliminary summary")
@@ -76,8 +80,8 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
 
     def of(band: str) -> dict[str, dict[str, Any]]:
         with reading:
-            visits, equations = merged.visits(con, band), merged.equations(con, band)
-        return _rows(solve_band(band, visits, equations, field, settings), settings)
+            visits, equations, detectors = merged.visits(con, band), merged.equations(con, band), _detectors(con, band)
+        return _rows(solve_band(band, visits, equations, field, settings), detectors, settings)
 
     with ThreadPoolExecutor(threads) as executor:
         found = dict(zip(bands, executor.map(of, bands), strict=True))
@@ -90,11 +94,11 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
                 if number == 0
                 else f"INSERT INTO {name} BY NAME FROM {name}_of_band"
             )
-    priors = {"prior": settings.extinction, "gauge": settings.gauge}
-    return {
-        name: con.sql(statement(f"{name}s"), params=priors if name == "calib_night" else None).to_arrow_table()
-        for name in ("calib_visit", "calib_night", "calib_flat", "calib_component")
+    given = {
+        "calib_night": {"gauge": settings.gauge, **{name: getattr(settings, name) for name in ("extinction", "colour", "water")}},
+        "calib_error": {"structure": settings.cloud_structure},
     }
+    return {name: con.sql(statement(f"{name}s"), params=given.get(name)).to_arrow_table() for name in PRODUCTS}
 
 
 def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s: Settings) -> Solved:
@@ -105,11 +109,11 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
     suspect[np.searchsorted(visits.visit, equations.visit[own])] = True
     seen = visits.stars > 0
     photometric = seen & ~suspect & ~(visits.excess > s.cloud_scatter)
-    spread, level = s.night, np.zeros(len(seen))
+    spread, flat, level = s.night, s.flat, np.zeros(len(seen))
     known: dict[Any, float] = {}
     settled = False
     for number in range(ROUNDS):
-        built = model.make(band, visits, equations, photometric, spread, s)
+        built = model.make(band, visits, equations, photometric, spread, replace(s, flat=flat))
         system, right = built.normal(equations)
         group = np.asarray(built.unknowns.visit[: built.of_visits])
         start = np.array([known.get(name, 0.0) for name in built.unknowns.names()])
@@ -122,12 +126,25 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
         level = _level(visits, solution.unknowns[built.zero])
         tilt = _tilt(built, solution.unknowns, 1.0 / system.diagonal(), field)
         step = _step(visits, built, solution.unknowns)
-        before, spread = (photometric, spread), _spread(visits, step, photometric, spread)
+        before, spread = (photometric, spread, flat), _spread(visits, step, photometric, spread)
+        flat = _flat(built, solution, flat)
         low = _low(visits, step, photometric, s.cloud_step)
         photometric = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
         changed = int(np.count_nonzero(photometric != before[0]))
-        settled = bool(changed <= SETTLED * len(seen)) and abs(spread - before[1]) <= 0.01 * spread
-    return Solved(visits, equations, built, solution, photometric, level, component)
+        settled = (
+            bool(changed <= SETTLED * len(seen))
+            and abs(spread - before[1]) <= 0.01 * spread
+            and abs(flat - before[2]) <= 0.1 * flat
+        )
+    return Solved(visits, equations, built, system, solution, photometric, level, component)
+
+
+def _detectors(con: duckdb.DuckDBPyConnection, band: str) -> errors.Detectors:
+    rows = con.execute(statement("detectors"), {"band": band}).fetchnumpy()
+    return errors.Detectors(
+        np.asarray(rows["visit"], np.int64), np.asarray(rows["detector"], np.int64), np.asarray(rows["epoch"], str),
+        np.asarray(rows["x"], float), np.asarray(rows["y"], float),
+    )  # fmt: skip
 
 
 def _level(visits: Visits, zero: Array) -> Array:
@@ -173,8 +190,16 @@ def _spread(visits: Visits, step: Array, photometric: Mask, before: float) -> fl
     return before if free < 3 else float(np.clip(np.sqrt(np.sum(step[own] ** 2) / free), 0.003, 0.05))
 
 
-def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
-    """The solution of a band as columns: of its visits, of its unknowns, and of its components."""
+def _flat(built: Model, solution: normal.Solution, before: float) -> float:
+    """How far detectors differ in an epoch (mag), up to twice what was assumed before: one step of expectation and maximisation."""
+    own = np.asarray(built.unknowns.kind) == "flat"
+    if own.sum() < 10:
+        return before
+    return float(np.clip(np.sqrt(np.mean(solution.unknowns[own] ** 2 + solution.variances[own])), 0.001, 2.0 * before))
+
+
+def _rows(solved: Solved, detectors: errors.Detectors, s: Settings) -> dict[str, dict[str, Any]]:
+    """The solution of a band as columns: of its visits, of its unknowns, of its components, and of the detectors of its visits."""
     v, m, solution = solved.visits, solved.model, solved.solution
     error = np.sqrt(solution.variances)
     gradient = [np.where(m.gradient[k] >= 0, solution.unknowns[m.gradient[k]], 0.0) for k in range(2)]
@@ -204,4 +229,7 @@ def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
         "solved_unknown": of_unknown,
         "term_stars": stars,
         "solved_component": components.columns(solved.component, v),
+        "solved_detector": errors.columns(
+            detectors, v, solved.component.visit, solved.equations, m, solved.system, solution, s.flat
+        ),
     }  # fmt: skip

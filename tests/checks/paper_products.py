@@ -196,6 +196,15 @@ class PaperProducts:
             "photometric": [f[2] for f in visits.values()],
         }
 
+    def _calib_error(self, row: Columns, rng: np.random.Generator) -> Columns:
+        frames = sorted(self.frames)
+        return {
+            "visit": [v for v, _ in frames],
+            "detector": [d for _, d in frames],
+            "band": [self.frames[f][0] for f in frames],
+            "variance": [1e-6] * len(frames),
+        }
+
     def _calib_component(self, row: Columns, rng: np.random.Generator) -> Columns:
         first = {f[0]: visit for (visit, _), f in sorted(self.frames.items(), reverse=True)}
         return {"band": sorted(first), "visit": [first[band] for band in sorted(first)], "nReference": [50] * len(first)}

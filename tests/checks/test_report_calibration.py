@@ -17,7 +17,6 @@ import schemas
 from checks.report import calibration, doubts, focal_plane, sky, sky_residuals, style
 from checks.report.curves import EMPTY
 from checks.subject import Subject
-from pipelines.step2c.settings import Settings
 
 Rows = list[dict[str, Any]]
 NAMES = (
@@ -25,7 +24,9 @@ NAMES = (
     "photo_calib", "reference_star", "detector", "visit", "visit_detector_region", "tract", "skymap", "truth_photo_calib",
     "isolated_star", "isolated_star_association",
 )  # fmt: skip
-NIGHT = {"band": "g", "instrument": "T", "extinction": 0.2, "extinctionErr": 0.01, "fitted": True, "zeroPoint": 27.0}
+NIGHT = {"band": "g", "instrument": "T", "extinction": 0.2, "extinctionErr": 0.01, "fitted": True, "zeroPoint": 27.0} | {
+    f"{name}Prior": prior for name, prior in (("extinction", 0.05), ("colour_term", 0.02), ("water_term", 0.01))
+}
 DETECTORS = [{"instrument": "T", "detector": d, "width": 100, "height": 100, "x_centre": 0.5 * d, "y_centre": 0.0} for d in (0, 1)]
 TRACT = {
     "skymap": "s", "tract": 1, "ra": 0.0, "dec": 0.5, "ra_min": -1.0, "ra_max": 1.0, "dec_min": 0.0, "dec_max": 1.0, "width": 100,
@@ -50,9 +51,12 @@ class Con:
         return self.con.sql(text, params=parameters).to_arrow_table()
 
 
-def subject(config: dict[str, Any] | None = None, **tables: Rows) -> Subject:
+def subject(**tables: Rows) -> Subject:
     lake: Any = SimpleNamespace(central=SimpleNamespace(name="centre"), sites=["centre"])
-    definition = {"skymap": "s", "sites": {"centre": {"tracts": [1]}}, "config": {"global_calibration": config or {}}}
+    definition = {
+        "skymap": "s",
+        "sites": {"centre": {"tracts": [1]}},
+    }
     con: Any = Con(tables)
     return Subject(lake, "c", con, definition)
 
@@ -136,12 +140,9 @@ def test_terms_that_the_data_did_not_determine_are_named() -> None:
     assert "102 (0.200 ± 0.050); 103 (0.200 ± 0.030)" in said and "(± 0.05)" in said
     assert "104 (0.0000 ± 0.0110)" in said and "104 (0.0020 ± 0.0060)" in said
     assert not [night for night in (101, 105, 106) if f"{night} (" in said]
-    wider = doubts.doubts(subject({"colour": 0.1, "extinction": 0.5}, calib_night=nights))
+    wide = {"colour_termPrior": 0.1, "extinctionPrior": 0.5}
+    wider = doubts.doubts(subject(calib_night=[night | wide for night in nights]))
     assert "103 (" not in wider and "colour term" not in wider and "102 (" in wider and "water term" in wider
-
-
-def test_what_is_assumed_is_what_the_solution_assumes() -> None:
-    assert {name: getattr(Settings(), name) for name in doubts.PRIORS} == doubts.PRIORS
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -162,6 +163,31 @@ def test_zero_points_over_time(drawn: list[Figure]) -> None:
     for place, kind in enumerate(("photometric", "cloudy", "extrapolated")):
         assert lines[kind].get_xdata().tolist() == [place, place]
         assert np.allclose(lines[kind].get_ydata(), 27.1 + 0.1 * place)
+
+
+def test_zero_points_of_many_visits_come_in_pieces(drawn: list[Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "PIECES", 3)
+    visits = [{"instrument": "T", "visit": v, "mjd_mid": 60000.0 + v} for v in range(10)]
+    rows = [
+        {"instrument": "T", "visit": v, "detector": d, "band": "g", "day_obs": 100 + v, "zeroPoint": 27.0 + 0.1 * v + 0.01 * d,
+         "photometric": True, "extrapolated": False}
+        for v in range(10) for d in range(5)
+    ]  # fmt: skip
+    calibration.zero_points(subject(photo_calib=rows, visit=visits))
+    (line,) = (line for line in drawn[0].axes[0].lines if line.get_label() == "photometric")
+    assert line.get_xdata().tolist() == [0, 0, 4, 4, 8, 8]
+    assert np.allclose(line.get_ydata(), [27.0, 27.34, 27.4, 27.74, 27.8, 27.94])
+
+
+def test_errors_of_zero_points_are_counted(drawn: list[Figure]) -> None:
+    observed = [
+        {"instrument": "T", "visit": 1, "detector": d, "band": "g", "zeroPoint": 27.0 + 0.001 * d, "photometric": True}
+        for d in range(3)
+    ]
+    truth = [{"visit": 1, "detector": d, "zeroPoint": 27.0} for d in range(3)]
+    rows = calibration.ask(subject(photo_calib=observed, truth_photo_calib=truth), "zero_point_errors")
+    assert sum(row["number"] for row in rows) == 3 and {round(row["mean"], 6) for row in rows} == {1.0}
+    assert {round(row["rms"], 6) for row in rows} == {round(float(np.std([0, 1, 2])), 6)}
 
 
 def test_nights_with_their_errors(drawn: list[Figure]) -> None:

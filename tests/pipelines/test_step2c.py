@@ -322,3 +322,9 @@ def test_polynomials_over_the_detector() -> None:
     assert np.median(made["standard_star"]["magStd"].drop_null().to_numpy()) < np.median(
         flat["standard_star"]["magStd"].drop_null().to_numpy()
     )
+
+
+def test_nights_say_what_was_assumed_of_them(small: Survey) -> None:
+    nights = calibrate(small, extinction=0.03, colour=0.04)["calib_night"].to_pylist()
+    assert {row["extinctionPrior"] for row in nights} == {0.03} and {row["colour_termPrior"] for row in nights} == {0.04}
+    assert {row["water_termPrior"] for row in nights} == {None}

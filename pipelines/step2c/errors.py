@@ -1,0 +1,119 @@
+"""What the inverse of the normal equations says of each detector of a visit: the variance of zero point, gradient and flat
+together.
+
+They share their stars, so their errors are not independent: gradients of few visits and the flats of their epoch can be known far
+worse than the sum of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+
+from pipelines.step2c.model import Equations, Model, Visits
+from pipelines.step2c.normal import Solution, System
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Detectors:
+    """Detectors of visits (B,): ``visit``, ``detector``, ``epoch``, and where they are in the focal plane (``x``, ``y``, deg)."""
+
+    visit: IntArray
+    detector: IntArray
+    epoch: NDArray[np.str_]
+    x: Array
+    y: Array
+
+
+def columns(
+    seen: Detectors,
+    visits: Visits,
+    component: IntArray,
+    equations: Equations,
+    model: Model,
+    system: System,
+    solution: Solution,
+    prior: float,
+) -> dict[str, Any]:
+    """Of each detector of a visit (B,), mag^2:
+
+    ``variance`` of its zero point, a^T C a with C the inverse of ``system`` (``solution``) and a = zero
+    point + x, y times the gradient + flat; ``ofVisit`` and ``ofFlat``: the least that the variances of the visit's terms and of the
+    flat could be, all else known. ``prior``: error of a flat before the data.
+    """
+    covariance = solution.covariance
+    at = np.searchsorted(visits.visit, seen.visit)
+    flat = _flats(model, seen)
+    first = len(solution.unknowns) - equations.few
+    variance = np.where(flat >= 0, solution.variances[flat], 0.0)
+    own = np.zeros(len(at))
+    terms = [(model.zero, np.ones(len(at))), (model.gradient[0], seen.x), (model.gradient[1], seen.y)]
+    inverse = _inverse(system.among, np.stack([number for number, _ in terms]))
+    for k, (row, a) in enumerate(terms):
+        own_row = np.flatnonzero(row >= 0)
+        place = np.full(len(row), -1)
+        place[own_row] = np.arange(len(own_row))
+        there = np.flatnonzero((row[at] >= 0) & (flat >= 0))
+        variance[there] += 2.0 * a[there] * solution.with_flats(row[own_row])[place[at[there]], flat[there] - first]
+        for m, (column, b) in enumerate(terms):
+            both = np.flatnonzero((row >= 0) & (column >= 0))
+            of_visit = np.zeros(len(visits.visit))
+            of_visit[both] = covariance(row[both], column[both])
+            variance += a * b * of_visit[at]
+            own += a * b * inverse[at, k, m]
+    return {
+        "visit": seen.visit, "detector": seen.detector, "variance": np.maximum(variance, 0.0), "ofVisit": own,
+        "ofFlat": _own_flats(equations, model, prior)[flat], "common": _common(model, component, solution)[at],
+    }  # fmt: skip
+
+
+def _common(model: Model, component: IntArray, solution: Solution) -> Array:
+    """Variance of the mean zero point of the component of each visit (V,)."""
+    many = np.bincount(component)
+    place = (component, model.zero)
+    mean = csr_array(coo_array((1.0 / many[component], place), shape=(len(many), len(model.unknowns.kind))))
+    return np.asarray(solution.variance(mean)[component])
+
+
+def _flats(model: Model, seen: Detectors) -> IntArray:
+    """The unknown of each detector's flat (B,); -1: none."""
+    u = model.unknowns
+    known = {(u.epoch[n], u.detector[n]): n for n, kind in enumerate(u.kind) if kind == "flat"}
+    epochs, of_epoch = np.unique(seen.epoch, return_inverse=True)
+    detectors, of_detector = np.unique(seen.detector, return_inverse=True)
+    number = np.array([[known.get((e, d), -1) for d in detectors.tolist()] for e in epochs.tolist()], np.int64)
+    return np.asarray(number.reshape(len(epochs), len(detectors))[of_epoch, of_detector])
+
+
+def _inverse(matrix: csr_array, number: IntArray) -> Array:
+    """Inverse (V, 3, 3) of what ``matrix`` says of the terms ``number`` (3, V) of each visit alone; 0 for those it lacks."""
+    there = number >= 0
+    block = np.zeros((number.shape[1], 3, 3))
+    for k in range(3):
+        for m in range(3):
+            both = np.flatnonzero(there[k] & there[m])
+            block[both, k, m] = np.asarray(matrix[number[k, both], number[m, both]]).ravel() if len(both) else 0.0
+    missing = [there[k] for k in range(3)]
+    for k in range(3):
+        block[~missing[k], k, k] = 1.0
+    return np.asarray(np.linalg.inv(block) * (there.T[:, :, None] & there.T[:, None, :]))
+
+
+def _own_flats(equations: Equations, model: Model, prior: float) -> Array:
+    """Variance (P + 1,) of each flat, all else known but that the mean of an epoch is zero; 0 for others and, last, for none."""
+    u = model.unknowns
+    weight = np.zeros(len(u.kind) + 1)
+    own = np.flatnonzero(equations.kind == "flat")
+    number = np.flatnonzero(np.asarray(u.kind) == "flat")
+    weight[number] = np.diag(equations.flats)[own] + prior**-2
+    epochs, of_epoch = np.unique(np.asarray(u.epoch)[number], return_inverse=True)
+    total = np.bincount(of_epoch, weight[number], len(epochs))
+    weight[number] = 1.0 / weight[number] - 1.0 / total[of_epoch]
+    return weight
