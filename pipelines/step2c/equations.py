@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
+from pipelines.step2c import design
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.observations import INPUTS, prepare
 from pipelines.step2c.settings import Settings
@@ -98,13 +99,12 @@ def colours(con: duckdb.DuckDBPyConnection, settings: Settings) -> None:
 
 
 def assemble(con: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, pa.Table]:
-    """The normal equations from the table ``weighted``: exact sums, so the same bits for any order of rows and threads."""
+    """The normal equations from the table ``weighted``: the same bits for any order of rows and any number of threads."""
     con.execute(statement("fitted"), {"structure": settings.cloud_structure, "scatter": settings.detector_scatter})
-    con.execute(statement("moments"))
     con.execute(statement("normal_terms"), {"order": settings.flat_order})
-    con.execute(statement("design"))
+    terms, equations = design.normal(design.read(con), con.sql("FROM normal_term").to_arrow_table())
     return {
-        "normal_term": con.sql(statement("right_hand_sides")).to_arrow_table(),
-        "normal_equation": con.sql(statement("normal_equations")).to_arrow_table(),
+        "normal_term": terms,
+        "normal_equation": equations,
         "visit_scatter": con.sql("SELECT visit, band, n AS nStar, excess FROM scatter ORDER BY visit").to_arrow_table(),
     }

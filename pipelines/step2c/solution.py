@@ -83,10 +83,12 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
             visits, equations, detectors = merged.visits(con, band), merged.equations(con, band), _detectors(con, band)
         return _rows(solve_band(band, visits, equations, field, settings), detectors, settings)
 
+    size = "SELECT band FROM visit LEFT JOIN merged_term USING (band, visit) GROUP BY band ORDER BY count(*) DESC, band"
+    large_first = [row[0] for row in con.sql(size).fetchall()]
     with ThreadPoolExecutor(threads) as executor:
-        found = dict(zip(bands, executor.map(of, bands), strict=True))
-    for number, (band, made) in enumerate(found.items()):
-        for name, columns in made.items():
+        found = dict(zip(large_first, executor.map(of, large_first), strict=True))
+    for number, band in enumerate(bands):
+        for name, columns in found[band].items():
             rows = pa.table({**columns, "band": pa.repeat(pa.scalar(band), len(next(iter(columns.values()))))})
             con.register(f"{name}_of_band", rows)
             con.execute(

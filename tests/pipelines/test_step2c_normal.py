@@ -11,7 +11,7 @@ from scipy.sparse import coo_array, csr_array, diags_array, hstack, vstack
 from scipy.sparse.linalg import lsmr
 from step2c_survey import Survey, make
 
-from pipelines.step2c import camera, equations, normal, observations
+from pipelines.step2c import camera, design, equations, normal, observations
 from pipelines.step2c.calibrate import calibrate
 from pipelines.step2c.settings import Settings
 
@@ -43,21 +43,15 @@ def test_elimination_of_the_stars_is_the_full_least_squares(tract: duckdb.DuckDB
     n = csr_array(coo_array((np.r_[n11, n11[upper]], (np.r_[i, j[upper]], np.r_[j, i[upper]])), shape=(size, size)))
     prior = diags_array(np.full(size, 1 / 0.05**2))
     eliminated = np.linalg.solve((n + prior).toarray(), -term["r1"].to_numpy())
-    fit = tract.sql("SELECT row_number() OVER (ORDER BY star, visit) - 1 AS k, star, visit, w, m FROM fit ORDER BY k").fetchnumpy()
-    row = tract.sql(
-        "WITH f AS (SELECT row_number() OVER (ORDER BY star, visit) - 1 AS k, star, visit FROM fit) "
-        "SELECT k, term, a FROM f JOIN (SELECT star, visit, term, a FROM visit_row UNION ALL "
-        "SELECT star, visit, term, a FROM flat_row) "
-        "USING (star, visit)"
-    ).fetchnumpy()
-    count, stars = len(fit["k"]), int(np.max(fit["star"])) + 1
-    a = coo_array((row["a"], (row["k"], row["term"])), shape=(count, size))
+    fit = tract.sql("SELECT star, w, m FROM fit ORDER BY star, visit").fetchnumpy()
+    count, stars = len(fit["star"]), int(np.max(fit["star"])) + 1
+    a = design.matrix(design.read(tract), size)
     s = coo_array((-np.ones(count), (np.arange(count), fit["star"])), shape=(count, stars))
     root = diags_array(np.sqrt(np.asarray(fit["w"], float)))
     known = hstack([diags_array(np.full(size, 1 / 0.05)), coo_array((size, stars))])
-    design = vstack([root @ hstack([a, s]), known])
+    full = vstack([root @ hstack([a, s]), known])
     right = np.r_[-(root @ np.asarray(fit["m"], float)), np.zeros(size)]
-    whole = lsmr(design, right, atol=1e-14, btol=1e-14, maxiter=20000)[0][:size]
+    whole = lsmr(full, right, atol=1e-14, btol=1e-14, maxiter=20000)[0][:size]
     np.testing.assert_allclose(eliminated, whole, atol=2e-7)
 
 
