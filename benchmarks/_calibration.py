@@ -47,7 +47,7 @@ threads = workers or 2
 tiles, start = Tiles(folder), time.perf_counter()
 cpu = time.process_time()
 with ProcessPoolExecutor(workers) if workers else nullcontext() as executor:
-    found = calibrate(tiles, Settings(**settings), executor, camera, threads)
+    found = calibrate(tiles, Settings(**settings), executor, camera, threads, scratch=folder, details=False)
 wall, cpu = time.perf_counter() - start, time.process_time() - cpu
 own, children = usage()
 cpu += children.ru_utime + children.ru_stime

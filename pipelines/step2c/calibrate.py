@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.quantum import NoWork
 from pipelines.step2c import camera as cameras
 from pipelines.step2c import equations, observations, solution, standards, zero_points
 from pipelines.step2c.camera import Camera
@@ -49,21 +50,25 @@ class Limits:
 
 def calibrate(
     tiles: Sequence[Tables], settings: Settings = DEFAULTS, executor: Executor | None = None, camera: Camera | None = None,
-    threads: int = 2, memory: float = 6.0, scratch: Path | None = None,
+    threads: int = 2, memory: float = 6.0, scratch: Path | None = None, details: bool = True,
 ) -> Calibration:  # fmt: skip
     """Calibrate tracts given as their four input tables (observations.INPUTS); NoWork where there is no visit.
 
     The tracts are tasks of an ``executor`` (default: ``threads`` of this process); the answer is the same. ``camera``: default, the
     instrument's. Equations wait on disk until they are added up, below ``scratch`` (default: where temporary files are), and SQL
-    spills there what does not fit into ``memory`` (GB, of all tasks that run at once).
+    spills there what does not fit into ``memory`` (GB, of all tasks that run at once). Without ``details`` the products lack what
+    only the zero points are made of, calib_error and calib_residual: of a year of a large camera, forty million rows each.
     """
     if executor is None:
         with ThreadPoolExecutor(threads) as own:
-            return calibrate(tiles, settings, own, camera, threads, memory, scratch)
+            return calibrate(tiles, settings, own, camera, threads, memory, scratch, details)
+    if not tiles:
+        raise NoWork("there is no tract to calibrate")
     seconds: dict[str, float] = {}
     count = len(tiles)
-    summary = _summaries(tiles)
     with tempfile.TemporaryDirectory(prefix="drp-calibration-", dir=scratch) as folder:
+        for name in SPILLED:
+            (Path(folder) / name).mkdir()
         alone, all_threads = Limits(1, memory / threads, folder), Limits(threads, memory, folder)
 
         def run(task: Callable[..., T], *given: Any) -> list[T]:
@@ -75,41 +80,58 @@ def calibrate(
             for stage, value in spent.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value / threads
         merged = {name: pa.concat_tables([part[name] for part, _ in made]) for name in made[0][0]}
-
-        def solve(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
-            con.execute(f"CREATE TEMP VIEW normal_equation AS FROM read_parquet('{folder}/*.parquet')")
-            return solution.solve(con, camera or cameras.of(con), settings, threads)
-
-        solved = _timed(seconds, "solve", lambda: _on({**merged, **summary}, all_threads, solve))
+        solved = _timed(
+            seconds,
+            "solve",
+            lambda: _on(merged, all_threads, lambda con: solution.solve(con, camera or cameras.of(con), settings, threads)),
+        )
         shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
         found = _timed(seconds, "standards", lambda: run(_standards, shared))
-        products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in standards.PRODUCTS}}
-        inputs = {**shared, **summary, "calib_error": solved["calib_error"], "calib_residual": products["calib_residual"]}
-        products["photo_calib"] = _timed(seconds, "zero_points", lambda: _zero_points(inputs, settings, camera, all_threads))
+        inputs = {**shared, "calib_error": solved.pop("calib_error"), "visit_fact": merged["visit_fact"]}
+        products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in found[0]}}
+        bands = sorted(shared["calib_visit"]["band"].unique().to_pylist())
+        tasks = ([value] * len(bands) for value in (inputs, settings, camera, alone))
+        with ThreadPoolExecutor(threads) as pool:
+            products["photo_calib"] = _timed(
+                seconds, "zero_points", lambda: pa.concat_tables(pool.map(_zero_points, bands, *tasks))
+            )
+        if details:
+            products |= {"calib_error": inputs["calib_error"], "calib_residual": pq.read_table(f"{folder}/calib_residual")}
     return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
 
 
-def _zero_points(inputs: Tables, settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
-    """The zero points band by band, which bounds the memory that a large survey takes."""
-    visits = inputs["calib_visit"]
-    parts = []
-    for band in sorted(visits["band"].unique().to_pylist()):
-        own = {**inputs} | {
-            name: inputs[name].filter(pc.equal(inputs[name]["band"], band)) for name in ("calib_visit", "calib_error")
-        }
-        parts.append(_on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings)))
-    return pa.concat_tables(parts).sort_by([("visit", "ascending"), ("detector", "ascending")])
+def _zero_points(band: str, inputs: Tables, settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
+    """The zero points of a band, texts as dictionaries: a year of a large camera has forty million."""
+    own = {name: rows.filter(pc.equal(rows["band"], band)) for name, rows in inputs.items()}
+    rows = _on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings), band)
+    for number, column in enumerate(rows.schema):
+        if pa.types.is_string(column.type):
+            rows = rows.set_column(number, column.name, rows[column.name].dictionary_encode())
+    return rows
 
 
-def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-    """Do something on a connection that has the tables as views."""
+def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection], T], band: str | None = None) -> T:
+    """Do something on a connection that has the tables as views, and those that wait on disk (of a band)."""
     config = {"threads": limits.threads, "memory_limit": f"{limits.memory}GB", "temp_directory": f"{limits.folder}/spilled"}
     with duckdb.connect(config=config) as con:
         for name, rows in tables.items():
             con.register(name, rows)
         if "visit_fact" in tables:
-            con.execute("CREATE TEMP VIEW preliminary_visit_summary AS FROM detector_fact JOIN visit_fact USING (visit)")
+            of = "" if band is None else f"WHERE band = '{band}'"
+            for name in SPILLED:
+                if any((Path(limits.folder) / name).iterdir()):
+                    con.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet('{limits.folder}/{name}/*.parquet') {of}")
+            con.execute(
+                "CREATE TEMP VIEW one_visit AS SELECT DISTINCT ON (visit) * FROM visit_fact ORDER BY visit;"
+                "CREATE TEMP VIEW preliminary_visit_summary AS FROM (SELECT visit, detector, band, min(zeroPoint) AS zeroPoint "
+                "FROM detector_fact GROUP BY visit, detector, band) JOIN one_visit USING (visit, band)"
+            )
         return act(con)
+
+
+def _spill(rows: pa.Table, limits: Limits, name: str, number: int) -> None:
+    """Leave what a tract makes on disk."""
+    pq.write_table(rows, f"{limits.folder}/{name}/{number:06d}.parquet", compression="lz4")
 
 
 def _timed(seconds: dict[str, float], stage: str, act: Callable[[], T]) -> T:
@@ -119,32 +141,10 @@ def _timed(seconds: dict[str, float], stage: str, act: Callable[[], T]) -> T:
     return result
 
 
+#: What waits on disk until it is added up: equations, what summaries say of single detectors, and what solutions leave there.
+SPILLED = ("normal_equation", "detector_fact", "calib_residual")
 #: What a summary says of a whole visit.
 OF_VISIT = ("instrument", "band", "physical_filter", "day_obs", "exposure_time", "airmass", "mjd_mid", "absolute")
-
-
-def _summaries(tiles: Sequence[Tables]) -> dict[str, pa.Table]:
-    """Of every visit what its summary says of it as a whole (``visit_fact``), and the zero points of its detectors
-    (``detector_fact``): tracts share visits, and most of a summary is the same in all its rows."""
-    facts, zeros = [], []
-    for tile in tiles:
-        summary = tile["preliminary_visit_summary"]
-        zeros.append(summary.select(["visit", "detector", "zeroPoint"]))
-        with duckdb.connect() as con:
-            con.register("summary", summary)
-            columns = ", ".join(
-                f"min({name}) AS {name}" if name != "absolute" else "bool_or(absolute) AS absolute" for name in OF_VISIT
-            )
-            facts.append(con.sql(f"SELECT visit, {columns} FROM summary GROUP BY visit ORDER BY visit").to_arrow_table())
-    with duckdb.connect() as con:
-        con.register("facts", pa.concat_tables(facts))
-        con.register("zeros", pa.concat_tables(zeros))
-        return {
-            "visit_fact": con.sql("SELECT DISTINCT ON (visit) * FROM facts ORDER BY visit").to_arrow_table(),
-            "detector_fact": con.sql(
-                "SELECT visit, detector, min(zeroPoint) AS zeroPoint FROM zeros GROUP BY visit, detector ORDER BY visit, detector"
-            ).to_arrow_table(),
-        }
 
 
 def _numbered(rows: pa.Table, number: int) -> pa.Table:
@@ -160,15 +160,20 @@ def _equations(
         spent: dict[str, float] = {}
         known = camera or cameras.of(con)
 
-        def judge() -> None:
+        def judge() -> pa.Table:
+            detectors = "SELECT visit, detector, band, zeroPoint FROM preliminary_visit_summary ORDER BY band"
+            _spill(con.sql(detectors).to_arrow_table(), limits, "detector_fact", number)
             observations.prepare(con, known, settings)
             equations.weigh(con, known, settings)
+            columns = (f"min({name}) AS {name}" if name != "absolute" else "bool_or(absolute) AS absolute" for name in OF_VISIT)
+            facts = f"SELECT visit, {', '.join(columns)} FROM preliminary_visit_summary GROUP BY visit ORDER BY visit"
+            return con.sql(facts).to_arrow_table()
 
-        _timed(spent, "prepare", judge)
+        facts = _timed(spent, "prepare", judge)
         made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))
         rows = _numbered(made.pop("normal_equation"), number)
-        _timed(spent, "assemble", lambda: pq.write_table(rows, f"{limits.folder}/{number:06d}.parquet", compression="lz4"))
-        return {name: _numbered(rows, number) for name, rows in made.items()}, spent
+        _timed(spent, "assemble", lambda: _spill(rows, limits, "normal_equation", number))
+        return {**{name: _numbered(rows, number) for name, rows in made.items()}, "visit_fact": facts}, spent
 
     return _on(tile, limits, act)
 
@@ -182,6 +187,7 @@ def _standards(
         known = camera or cameras.of(con)
         observations.prepare(con, known, settings)
         made = standards.measure(con, known, settings)
+        _spill(_numbered(made.pop("calib_residual"), number), limits, "calib_residual", number)
         return {name: rows if name == "standard_star" else _numbered(rows, number) for name, rows in made.items()}
 
     return _on(tile, limits, act)

@@ -106,5 +106,5 @@ def assemble(con: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, pa
     return {
         "normal_term": terms,
         "normal_equation": equations,
-        "visit_scatter": con.sql("SELECT visit, band, n AS nStar, excess FROM scatter ORDER BY visit").to_arrow_table(),
+        "visit_scatter": con.sql(statement("visit_scatter")).to_arrow_table(),
     }

@@ -8,14 +8,15 @@ worse than the sum of both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
 from pipelines.step2c.model import Equations, Model, Visits
 from pipelines.step2c.normal import Solution, System
+from pipelines.step2c.settings import Settings
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -23,38 +24,41 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Detectors:
-    """Detectors of visits (B,): ``visit``, ``detector``, ``epoch``, and where they are in the focal plane (``x``, ``y``, deg)."""
+    """Detectors of visits (B,): ``visit``, ``detector``, and the ``focal_plane`` of their camera."""
 
     visit: IntArray
     detector: IntArray
-    epoch: NDArray[np.str_]
-    x: Array
-    y: Array
+    focal_plane: pa.Table
+
+    def place(self) -> tuple[Array, Array]:
+        """Where they are in the focal plane (x, y), deg; 0 for those that it does not show."""
+        known = self.focal_plane.sort_by("detector")
+        if not known.num_rows:
+            return np.zeros(len(self.detector)), np.zeros(len(self.detector))
+        number = known["detector"].to_numpy()
+        at = np.searchsorted(number, self.detector).clip(max=len(number) - 1)
+        there = number[at] == self.detector
+        return np.where(there, known["x0"].to_numpy()[at], 0.0), np.where(there, known["y0"].to_numpy()[at], 0.0)
 
 
-def columns(
-    seen: Detectors,
-    visits: Visits,
-    component: IntArray,
-    equations: Equations,
-    model: Model,
-    system: System,
-    solution: Solution,
-    prior: float,
-) -> dict[str, Any]:
+def of_band(
+    seen: Detectors, visits: Visits, component: IntArray, equations: Equations, model: Model, system: System, solution: Solution,
+    settings: Settings,
+) -> dict[str, Array]:  # fmt: skip
     """Of each detector of a visit (B,), mag^2:
 
     ``variance`` of its zero point, a^T C a with C the inverse of ``system`` (``solution``) and a = zero
     point + x, y times the gradient + flat; ``ofVisit`` and ``ofFlat``: the least that the variances of the visit's terms and of the
-    flat could be, all else known. ``prior``: error of a flat before the data.
+    flat could be, all else known; ``common``: of the mean of the component; ``structure``: of a detector by itself, as far as its
+    weight allowed for that.
     """
     covariance = solution.covariance
-    at = np.searchsorted(visits.visit, seen.visit)
-    flat = _flats(model, seen)
+    at, (x, y) = np.searchsorted(visits.visit, seen.visit), seen.place()
+    flat = _flats(model, visits, at, seen.detector)
     first = len(solution.unknowns) - equations.few
     variance = np.where(flat >= 0, solution.variances[flat], 0.0)
     own = np.zeros(len(at))
-    terms = [(model.zero, np.ones(len(at))), (model.gradient[0], seen.x), (model.gradient[1], seen.y)]
+    terms = [(model.zero, np.ones(len(at))), (model.gradient[0], x), (model.gradient[1], y)]
     inverse = _inverse(system.among, np.stack([number for number, _ in terms]))
     for k, (row, a) in enumerate(terms):
         own_row = np.flatnonzero(row >= 0)
@@ -69,8 +73,9 @@ def columns(
             variance += a * b * of_visit[at]
             own += a * b * inverse[at, k, m]
     return {
-        "visit": seen.visit, "detector": seen.detector, "variance": np.maximum(variance, 0.0), "ofVisit": own,
-        "ofFlat": _own_flats(equations, model, prior)[flat], "common": _common(model, component, solution)[at],
+        "variance": np.maximum(variance, 0.0), "ofVisit": own, "ofFlat": _own_flats(equations, model, settings.flat)[flat],
+        "common": _common(model, component, solution)[at],
+        "structure": np.where(visits.clouded, settings.cloud_structure**2, 0.0)[at],
     }  # fmt: skip
 
 
@@ -82,14 +87,14 @@ def _common(model: Model, component: IntArray, solution: Solution) -> Array:
     return np.asarray(solution.variance(mean)[component])
 
 
-def _flats(model: Model, seen: Detectors) -> IntArray:
-    """The unknown of each detector's flat (B,); -1: none."""
+def _flats(model: Model, visits: Visits, at: IntArray, detector: IntArray) -> IntArray:
+    """The unknown of the flat of each detector (B,) of the visits ``at``; -1: none."""
     u = model.unknowns
     known = {(u.epoch[n], u.detector[n]): n for n, kind in enumerate(u.kind) if kind == "flat"}
-    epochs, of_epoch = np.unique(seen.epoch, return_inverse=True)
-    detectors, of_detector = np.unique(seen.detector, return_inverse=True)
+    epochs, of_epoch = np.unique(visits.epoch, return_inverse=True)
+    detectors = np.unique(detector)
     number = np.array([[known.get((e, d), -1) for d in detectors.tolist()] for e in epochs.tolist()], np.int64)
-    return np.asarray(number.reshape(len(epochs), len(detectors))[of_epoch, of_detector])
+    return np.asarray(number.reshape(len(epochs), len(detectors))[of_epoch[at], np.searchsorted(detectors, detector)])
 
 
 def _inverse(matrix: csr_array, number: IntArray) -> Array:

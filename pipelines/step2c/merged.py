@@ -30,7 +30,8 @@ def visits(con: duckdb.DuckDBPyConnection, band: str) -> Visits:
         return np.asarray(np.ma.filled(np.ma.asarray(rows[name]).astype(float), missing))
 
     return Visits(
-        np.asarray(rows["visit"], np.int64), np.asarray(rows["day_obs"], np.int64), number("airmass"), number("prior"),
+        np.asarray(rows["visit"], np.int64), np.asarray(rows["day_obs"], np.int64), np.asarray(rows["epoch"], str),
+        np.asarray(rows["clouded"], bool), number("airmass"), number("prior"),
         number("nominal"), number("exposure"), number("extinction"), np.asarray(rows["known"], bool),
         number("stars", 0.0).astype(np.int64), number("excess", 0.0),
     )  # fmt: skip

@@ -32,10 +32,13 @@ WATER_EXPONENT = 0.6
 
 @dataclass(frozen=True)
 class Visits:
-    """What the solution knows of the visits of a band (V,), sorted; ``airmass`` NaN where unknown."""
+    """What the solution knows of the visits of a band (V,), sorted; ``airmass`` NaN where unknown; ``clouded``: weighted as under
+    clouds."""
 
     visit: IntArray
     day_obs: IntArray
+    epoch: NDArray[np.str_]
+    clouded: Mask
     airmass: Array
     prior: Array
     nominal: Array

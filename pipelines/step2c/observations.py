@@ -21,6 +21,7 @@ def prepare(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) 
     """Make the tables visit, suspect, association, star, reference_magnitude and observation from the inputs (views on ``con``)."""
     con.execute(statement("fixed_point"))
     register_visits(con, camera, settings)
+    con.execute(statement("preliminary_flats"))
     con.register("focal_plane", camera.focal_plane)
     con.register("suspect", suspects(con, camera, settings))
     con.execute(statement("associations"))
@@ -31,11 +32,10 @@ def prepare(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) 
 
 
 def register_visits(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
-    """Make the tables visit and preliminary_flat from ``preliminary_visit_summary``."""
+    """Make the table visit from ``preliminary_visit_summary``."""
     bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM preliminary_visit_summary ORDER BY band").fetchall()]
     con.register("filter_prior", camera.filters(bands))
     con.execute(statement("visits"), {"epochs": list(settings.flat_epochs)})
-    con.execute(statement("preliminary_flats"))
 
 
 def suspects(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> pa.Table:

@@ -21,7 +21,7 @@ from pipelines.step2c import camera as cameras
 from pipelines.step2c import components, errors, merged, model, normal
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.model import Equations, Model, Visits
-from pipelines.step2c.observations import register_visits, suspects
+from pipelines.step2c.observations import register_visits
 from pipelines.step2c.settings import Settings
 from pipelines.step2c.statement import statement
 
@@ -65,9 +65,7 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
     con.execute(statement("fixed_point"))
     register_visits(con, camera, settings)
     con.execute(statement("merged_terms"))
-    con.execute("CREATE OR REPLACE TEMP TABLE seen_visit AS " + statement("visit_scatters"))
-    con.register("focal_plane", camera.focal_plane)
-    con.register("suspect", suspects(con, camera, settings))
+    con.execute("CREATE OR REPLACE TEMP TABLE seen_visit AS " + statement("seen_visits"))
     bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM visit ORDER BY band").fetchall()]
     if not bands:
         raise NoWork("no visit has a preliminary summary")
@@ -76,19 +74,30 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
         if camera.focal_plane.num_rows
         else np.zeros((2, 1))
     )
+    instrument = con.sql("SELECT min(instrument) FROM visit").fetchall()[0][0]
     reading = Lock()
 
-    def of(band: str) -> dict[str, dict[str, Any]]:
+    def of(band: str) -> tuple[dict[str, dict[str, Any]], pa.Table]:
         with reading:
-            visits, equations, detectors = merged.visits(con, band), merged.equations(con, band), _detectors(con, band)
-        return _rows(solve_band(band, visits, equations, field, settings), detectors, settings)
+            visits, equations = merged.visits(con, band), merged.equations(con, band)
+            rows = con.sql(statement("detectors"), params={"band": band}).to_arrow_table()
+        solved = solve_band(band, visits, equations, field, settings)
+        seen = errors.Detectors(rows["visit"].to_numpy(), rows["detector"].to_numpy(), camera.focal_plane)
+        made = errors.of_band(
+            seen, visits, solved.component.visit, equations, solved.model, solved.system, solved.solution, settings
+        )
+        for name, value in (("instrument", instrument), ("band", band)):
+            rows = rows.append_column(name, pa.repeat(pa.scalar(value), rows.num_rows))
+        for name, values in made.items():
+            rows = rows.append_column(name, pa.array(values, pa.float32()))
+        return _rows(solved, settings), rows
 
     size = "SELECT band FROM visit LEFT JOIN merged_term USING (band, visit) GROUP BY band ORDER BY count(*) DESC, band"
     large_first = [row[0] for row in con.sql(size).fetchall()]
     with ThreadPoolExecutor(threads) as executor:
         found = dict(zip(large_first, executor.map(of, large_first), strict=True))
     for number, band in enumerate(bands):
-        for name, columns in found[band].items():
+        for name, columns in found[band][0].items():
             rows = pa.table({**columns, "band": pa.repeat(pa.scalar(band), len(next(iter(columns.values()))))})
             con.register(f"{name}_of_band", rows)
             con.execute(
@@ -96,11 +105,12 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
                 if number == 0
                 else f"INSERT INTO {name} BY NAME FROM {name}_of_band"
             )
-    given = {
-        "calib_night": {"gauge": settings.gauge, **{name: getattr(settings, name) for name in ("extinction", "colour", "water")}},
-        "calib_error": {"structure": settings.cloud_structure},
+    priors = {"gauge": settings.gauge, **{name: getattr(settings, name) for name in ("extinction", "colour", "water")}}
+    made = {
+        name: con.sql(statement(f"{name}s"), params=priors if name == "calib_night" else None).to_arrow_table()
+        for name in PRODUCTS[:-1]
     }
-    return {name: con.sql(statement(f"{name}s"), params=given.get(name)).to_arrow_table() for name in PRODUCTS}
+    return {**made, "calib_error": pa.concat_tables([found[band][1] for band in bands])}
 
 
 def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s: Settings) -> Solved:
@@ -139,14 +149,6 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
             and abs(flat - before[2]) <= 0.1 * flat
         )
     return Solved(visits, equations, built, system, solution, photometric, level, component)
-
-
-def _detectors(con: duckdb.DuckDBPyConnection, band: str) -> errors.Detectors:
-    rows = con.execute(statement("detectors"), {"band": band}).fetchnumpy()
-    return errors.Detectors(
-        np.asarray(rows["visit"], np.int64), np.asarray(rows["detector"], np.int64), np.asarray(rows["epoch"], str),
-        np.asarray(rows["x"], float), np.asarray(rows["y"], float),
-    )  # fmt: skip
 
 
 def _level(visits: Visits, zero: Array) -> Array:
@@ -200,8 +202,8 @@ def _flat(built: Model, solution: normal.Solution, before: float) -> float:
     return float(np.clip(np.sqrt(np.mean(solution.unknowns[own] ** 2 + solution.variances[own])), 0.001, 2.0 * before))
 
 
-def _rows(solved: Solved, detectors: errors.Detectors, s: Settings) -> dict[str, dict[str, Any]]:
-    """The solution of a band as columns: of its visits, of its unknowns, of its components, and of the detectors of its visits."""
+def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
+    """The solution of a band as columns: of its visits, of its unknowns, and of its components."""
     v, m, solution = solved.visits, solved.model, solved.solution
     error = np.sqrt(solution.variances)
     gradient = [np.where(m.gradient[k] >= 0, solution.unknowns[m.gradient[k]], 0.0) for k in range(2)]
@@ -231,7 +233,4 @@ def _rows(solved: Solved, detectors: errors.Detectors, s: Settings) -> dict[str,
         "solved_unknown": of_unknown,
         "term_stars": stars,
         "solved_component": components.columns(solved.component, v),
-        "solved_detector": errors.columns(
-            detectors, v, solved.component.visit, solved.equations, m, solved.system, solution, s.flat
-        ),
     }  # fmt: skip
