@@ -19,13 +19,14 @@ from benchmarks import Quantity
 
 ABOUT = "The global calibration of a year of real pointings: seconds and memory for 1e6, 1e7 or 1e8 observations, exponent."
 OPTIONS: list[click.Parameter] = [
-    click.Option(["--scratch"], type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where the tiles are kept."),
+    click.Option(["--scratch"], type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where tiles are made."),
+    click.Option(["--tiles"], type=click.Path(path_type=Path, file_okay=False), help="Keep tiles here, for runs to come."),
     click.Option(["--workers"], type=click.IntRange(0), default=0, show_default=True, help="Processes (0: the solver's own)."),
 ]
 SECONDS, MEMORY, EXPONENT = 600.0, 12288.0, 1.05
 
 
-def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
+def run(scale: int, scratch: Path | None, tiles: Path | None, workers: int) -> Iterator[Quantity]:
     """Wall and processor seconds, peak memory and accuracy of each size, and the exponents."""
     from benchmarks._calibration import DATA, camera_of, keep_surveys, settings_of, solve
     from pipelines.simulate.photometric_presets import year, year_design
@@ -34,13 +35,16 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
     walls: list[float] = []
     cpus: list[float] = []
     for size in (s for s in (1, 10, 100) if s <= scale):
-        folder = Path(tempfile.mkdtemp(prefix="drp-year-", dir=scratch))
+        made = Path(tempfile.mkdtemp(prefix="drp-year-", dir=tiles or scratch))
+        folder = tiles / str(size) if tiles else made
         try:
             try:
                 design = year_design(DATA, size / 100)
             except FileNotFoundError as error:
                 raise click.ClickException(f"{error} (set DRP_REAL_DATA)") from None
-            keep_surveys(year(DATA, size / 100), folder)
+            if not (folder / "truth").is_dir():
+                keep_surveys(year(DATA, size / 100), made)
+                made.rename(folder)
             took = solve(folder, settings_of(design), camera_of(design), workers)
             name = f"year, 1e{6 + round(np.log10(size))}"
             yield Quantity(f"{name}, all", "s", took.wall, f"<= {SECONDS:g}", took.wall <= SECONDS, count=took.observations)
@@ -53,7 +57,7 @@ def run(scale: int, scratch: Path | None, workers: int) -> Iterator[Quantity]:
             walls.append(took.wall)
             cpus.append(took.cpu)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
     if len(sizes) > 1:
         for what, spent in (("seconds", walls), ("processor time", cpus)):
             exponent = float(np.polyfit(np.log(sizes), np.log(spent), 1)[0])

@@ -131,7 +131,9 @@ def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection
 
 def _spill(rows: pa.Table, limits: Limits, name: str, number: int) -> None:
     """Leave what a tract makes on disk."""
-    pq.write_table(rows, f"{limits.folder}/{name}/{number:06d}.parquet", compression="lz4")
+    texts = [column.name for column in rows.schema if pa.types.is_string(column.type)]
+    path = f"{limits.folder}/{name}/{number:06d}.parquet"
+    pq.write_table(rows, path, compression="lz4", use_dictionary=texts, write_statistics=texts)
 
 
 def _timed(seconds: dict[str, float], stage: str, act: Callable[[], T]) -> T:
