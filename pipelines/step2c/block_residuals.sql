@@ -7,9 +7,10 @@ WITH merged AS (
   FROM calib_residual GROUP BY visit, detector
 ),
 known AS (
-  SELECT visit, detector FROM preliminary_visit_summary SEMI JOIN calib_visit USING (visit)
-  UNION
-  SELECT visit, detector FROM merged SEMI JOIN calib_visit USING (visit)
+  FROM (SELECT DISTINCT visit, detector FROM preliminary_visit_summary) FULL JOIN merged USING (visit, detector)
+),
+of_visit AS (
+  SELECT visit, total(chi2) / sum(stars) AS chi2 FROM merged GROUP BY visit
 )
 SELECT
   v.day_obs, v.instrument, v.band, v.physical_filter, v.visit, k.detector, v.photometric, v.extrapolated, v.absolute,
@@ -21,16 +22,15 @@ SELECT
   ) AS variance,
   coalesce(e.ofVisit, 0) AS ofVisit, coalesce(e.ofFlat, 0) AS ofFlat, coalesce(e.common, 0) AS common, coalesce(e.structure, 0) AS structure,
   v.epoch,
-  coalesce(m.stars, 0) AS stars,
-  coalesce(m.weight, 0) AS weight,
-  coalesce(m.wr / greatest(m.weight, 1e-9), 0) AS g,
-  coalesce(m.wo / greatest(m.weight, 1e-9), 0) AS others,
-  sum(coalesce(m.chi2, 0)) OVER (PARTITION BY v.visit ORDER BY k.detector ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
-    / nullif(sum(coalesce(m.stars, 0)) OVER (PARTITION BY v.visit), 0) AS chi2
+  coalesce(k.stars, 0) AS stars,
+  coalesce(k.weight, 0) AS weight,
+  coalesce(k.wr / greatest(k.weight, 1e-9), 0) AS g,
+  coalesce(k.wo / greatest(k.weight, 1e-9), 0) AS others,
+  x.chi2
 FROM known k
 JOIN calib_visit v USING (visit)
 LEFT JOIN calib_flat f ON f.band = v.band AND f.epoch = v.epoch AND f.detector = k.detector
 LEFT JOIN focal_plane p ON p.detector = k.detector
 LEFT JOIN calib_error e ON e.visit = k.visit AND e.detector = k.detector
-LEFT JOIN merged m ON m.visit = k.visit AND m.detector = k.detector
+LEFT JOIN of_visit x ON x.visit = k.visit
 ORDER BY v.visit, k.detector

@@ -76,10 +76,10 @@ def calibrate(
             return list(executor.map(task, tiles, range(count), *repeated))
 
         made = run(_equations)
-        for _, spent in made:
+        for _, _, spent in made:
             for stage, value in spent.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value / threads
-        merged = {name: pa.concat_tables([part[name] for part, _ in made]) for name in made[0][0]}
+        merged = {name: pa.concat_tables([part[name] for part, _, _ in made]) for name in made[0][0]}
         solved = _timed(
             seconds,
             "solve",
@@ -97,7 +97,7 @@ def calibrate(
             )
         if details:
             products |= {"calib_error": inputs["calib_error"], "calib_residual": pq.read_table(f"{folder}/calib_residual")}
-    return Calibration(products, seconds, sum(tile["isolated_star_association"].num_rows for tile in tiles))
+    return Calibration(products, seconds, sum(count for _, count, _ in made))
 
 
 def _zero_points(band: str, inputs: Tables, settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
@@ -155,10 +155,10 @@ def _numbered(rows: pa.Table, number: int) -> pa.Table:
 
 def _equations(
     tile: Tables, number: int, settings: Settings, camera: Camera | None, limits: Limits
-) -> tuple[dict[str, pa.Table], dict[str, float]]:
-    """What a tract says of its terms and visits, and the seconds that it took; its equations are left on disk."""
+) -> tuple[dict[str, pa.Table], int, dict[str, float]]:
+    """What a tract says of its terms and visits, its observations, and the seconds that it took; its equations are left on disk."""
 
-    def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], dict[str, float]]:
+    def act(con: duckdb.DuckDBPyConnection) -> tuple[dict[str, pa.Table], int, dict[str, float]]:
         spent: dict[str, float] = {}
         known = camera or cameras.of(con)
 
@@ -175,7 +175,8 @@ def _equations(
         made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))
         rows = _numbered(made.pop("normal_equation"), number)
         _timed(spent, "assemble", lambda: _spill(rows, limits, "normal_equation", number))
-        return {**{name: _numbered(rows, number) for name, rows in made.items()}, "visit_fact": facts}, spent
+        observed = con.sql("SELECT count(*) FROM isolated_star_association").fetchall()[0][0]
+        return {**{name: _numbered(rows, number) for name, rows in made.items()}, "visit_fact": facts}, observed, spent
 
     return _on(tile, limits, act)
 

@@ -52,31 +52,39 @@ def of_band(
     flat could be, all else known; ``common``: of the mean of the component; ``structure``: of a detector by itself, as far as its
     weight allowed for that.
     """
-    covariance = solution.covariance
     at, (x, y) = np.searchsorted(visits.visit, seen.visit), seen.place()
     flat = _flats(model, visits, at, seen.detector)
     first = len(solution.unknowns) - equations.few
-    variance = np.where(flat >= 0, solution.variances[flat], 0.0)
-    own = np.zeros(len(at))
-    terms = [(model.zero, np.ones(len(at))), (model.gradient[0], x), (model.gradient[1], y)]
-    inverse = _inverse(system.among, np.stack([number for number, _ in terms]))
-    for k, (row, a) in enumerate(terms):
-        own_row = np.flatnonzero(row >= 0)
-        place = np.full(len(row), -1)
-        place[own_row] = np.arange(len(own_row))
-        there = np.flatnonzero((row[at] >= 0) & (flat >= 0))
-        variance[there] += 2.0 * a[there] * solution.with_flats(row[own_row])[place[at[there]], flat[there] - first]
-        for m, (column, b) in enumerate(terms):
-            both = np.flatnonzero((row >= 0) & (column >= 0))
-            of_visit = np.zeros(len(visits.visit))
-            of_visit[both] = covariance(row[both], column[both])
-            variance += a * b * of_visit[at]
-            own += a * b * inverse[at, k, m]
+    number = np.stack([model.zero, *model.gradient])
+    inverse, covariance = _inverse(system.among, number), _covariance(solution, number)
+    leaning = np.flatnonzero(model.gradient[0][at] >= 0)
+    a = np.stack([np.ones(len(leaning)), x[leaning], y[leaning]], axis=1)
+    own, variance = inverse[at, 0, 0], covariance[at, 0, 0]
+    for result, of_visit in ((own, inverse), (variance, covariance)):
+        result[leaning] = np.einsum("bi,bij,bj->b", a, of_visit[at[leaning]], a)
+    there = np.flatnonzero(flat >= 0)
+    variance[there] += solution.variances[flat[there]]
+    variance[there] += 2.0 * solution.with_flats(model.zero)[at[there], flat[there] - first]
+    for row, factor in zip(model.gradient, (x, y), strict=True):
+        place = np.cumsum(row >= 0) - 1
+        both = leaning[flat[leaning] >= 0]
+        shared = solution.with_flats(row[row >= 0])
+        variance[both] += 2.0 * factor[both] * shared[place[at[both]], flat[both] - first]
     return {
         "variance": np.maximum(variance, 0.0), "ofVisit": own, "ofFlat": _own_flats(equations, model, settings.flat)[flat],
         "common": _common(model, component, solution)[at],
         "structure": np.where(visits.clouded, settings.cloud_structure**2, 0.0)[at],
     }  # fmt: skip
+
+
+def _covariance(solution: Solution, number: IntArray) -> Array:
+    """Covariance (V, 3, 3) of the unknowns ``number`` (3, V) of each visit; 0 for those it lacks."""
+    block = np.zeros((number.shape[1], 3, 3))
+    for k in range(3):
+        for m in range(3):
+            both = np.flatnonzero((number[k] >= 0) & (number[m] >= 0))
+            block[both, k, m] = solution.covariance(number[k, both], number[m, both])
+    return block
 
 
 def _common(model: Model, component: IntArray, solution: Solution) -> Array:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg.blas import dsyrk
 from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
@@ -159,7 +160,7 @@ def _variances(base: Uncoupled, probes: int) -> tuple[Array, Array]:
     return np.asarray(stated * np.sum(found**2, axis=1) / expected), found
 
 
-def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.05, limit: int = 500) -> Array:
+def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.1, limit: int = 500) -> Array:
     """A^-1/2 z for several vectors z (P, K) at once, ``product`` being that with A, positive definite (Lanczos; see Simpson, Turner
     & Pettitt 2008). It ends when ten more steps change no vector by ``accuracy`` of its length; NotSolved after ``limit`` steps."""
     size = np.linalg.norm(z, axis=0)
@@ -209,14 +210,15 @@ class Uncoupled:
         rows = csr_array(system.among[many:])
         sparse, dense = csr_array(rows[:, :many]), system.between[:many]
         self.root, self.coupling = _blocks(csr_array(system.among[:many, :many]), group)  # R of the visits, A^-1 = R^T R; E
-        inverse = csr_array(self.root.T @ self.root)
-        self.spread = csr_array(inverse @ sparse.T)  # A^-1 B^T, of the few that are no flats
-        self.wide = inverse @ dense  # the same of flats
+        half = self.root @ dense  # R B^T of flats
+        self.spread = csr_array(self.root.T @ (self.root @ sparse.T))  # A^-1 B^T, of the few that are no flats
+        self.wide = self.root.T @ half  # the same of flats
         schur = np.empty((system.size - many,) * 2)
         schur[:rest, :rest] = (rows[:, many:] - sparse @ self.spread).toarray()
         schur[:rest, rest:] = system.between[many:] - sparse @ self.wide
         schur[rest:, :rest] = schur[:rest, rest:].T
-        schur[rest:, rest:] = system.flats - dense.T @ self.wide
+        square = dsyrk(1.0, half.T)  # one triangle of B A^-1 B^T
+        schur[rest:, rest:] = system.flats - square - np.triu(square, 1).T
         self.few, self.raised = _inverse_root(0.5 * (schur + schur.T))  # R of the few
 
     def product(self, y: Array) -> Array:

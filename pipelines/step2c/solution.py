@@ -32,7 +32,7 @@ PRODUCTS = ("calib_visit", "calib_night", "calib_flat", "calib_component", "cali
 #: Rounds of solving and judging visits at most; and how many visits may still change when it is settled.
 ROUNDS, SETTLED = 4, 0.001
 #: How well large systems are solved to judge visits by (relative residual).
-JUDGING = 1e-6
+JUDGING = 1e-5
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:

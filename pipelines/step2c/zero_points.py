@@ -90,7 +90,7 @@ def _numbers(rows: pa.Table, *names: str) -> IntArray:
     for name in names:
         values = pc.dictionary_encode(rows[name].combine_chunks())
         number = number * (len(values.dictionary) + 1) + values.indices.to_numpy()
-    return np.asarray(np.unique(number, return_inverse=True)[1])
+    return np.asarray((np.cumsum(np.bincount(number) > 0) - 1)[number])
 
 
 def _mean(group: IntArray, value: Array, weight: Array) -> Array:
