@@ -58,15 +58,15 @@ print(json.dumps({"wall": wall, "cpu": cpu, "memory": memory, "seconds": found.s
 
 
 @dataclass(frozen=True)
-class Tile(Mapping[str, pa.Table]):
-    """The four tables of a tile, each read when it is asked for."""
+class Tile(Mapping[str, Path]):
+    """The four tables of a tile, as files."""
 
     folder: Path
 
-    def __getitem__(self, name: str) -> pa.Table:
+    def __getitem__(self, name: str) -> Path:
         if name not in INPUTS:
             raise KeyError(name)
-        return pq.read_table(self.folder / f"{name}.parquet")
+        return self.folder / f"{name}.parquet"
 
     def __iter__(self) -> Iterator[str]:
         return iter(INPUTS)

@@ -24,7 +24,8 @@ from pipelines.step2c import equations, observations, solution, standards, zero_
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.settings import Settings
 
-Tables = Mapping[str, pa.Table]
+#: Tables by name, in memory or as parquet files.
+Tables = Mapping[str, pa.Table | Path]
 T = TypeVar("T")
 DEFAULTS = Settings()
 
@@ -100,7 +101,7 @@ def calibrate(
     return Calibration(products, seconds, sum(count for _, count, _ in made))
 
 
-def _zero_points(band: str, inputs: Tables, settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
+def _zero_points(band: str, inputs: Mapping[str, pa.Table], settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
     """The zero points of a band, texts as dictionaries: a year of a large camera has forty million."""
     own = {name: rows.filter(pc.equal(rows["band"], band)) for name, rows in inputs.items()}
     rows = _on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings), band)
@@ -112,10 +113,16 @@ def _zero_points(band: str, inputs: Tables, settings: Settings, camera: Camera |
 
 def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection], T], band: str | None = None) -> T:
     """Do something on a connection that has the tables as views, and those that wait on disk (of a band)."""
-    config = {"threads": limits.threads, "memory_limit": f"{limits.memory}GB", "temp_directory": f"{limits.folder}/spilled"}
+    config: dict[str, Any] = {
+        "threads": limits.threads, "memory_limit": f"{limits.memory}GB", "temp_directory": f"{limits.folder}/spilled",
+        "preserve_insertion_order": False,
+    }  # fmt: skip
     with duckdb.connect(config=config) as con:
         for name, rows in tables.items():
-            con.register(name, rows)
+            if isinstance(rows, Path):
+                con.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet('{rows}')")
+            else:
+                con.register(name, rows)
         if "visit_fact" in tables:
             of = "" if band is None else f"WHERE band = '{band}'"
             for name in SPILLED:
