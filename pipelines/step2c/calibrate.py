@@ -91,11 +91,11 @@ def calibrate(
         inputs = {**shared, "calib_error": solved.pop("calib_error"), "visit_fact": merged["visit_fact"]}
         products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in found[0]}}
         bands = sorted(shared["calib_visit"]["band"].unique().to_pylist())
-        tasks = ([value] * len(bands) for value in (inputs, settings, camera, alone))
-        with ThreadPoolExecutor(threads) as pool:
-            products["photo_calib"] = _timed(
-                seconds, "zero_points", lambda: pa.concat_tables(pool.map(_zero_points, bands, *tasks))
-            )
+        products["photo_calib"] = _timed(
+            seconds,
+            "zero_points",
+            lambda: pa.concat_tables(_zero_points(band, inputs, settings, camera, all_threads) for band in bands),
+        )
         if details:
             products |= {"calib_error": inputs["calib_error"], "calib_residual": pq.read_table(f"{folder}/calib_residual")}
     return Calibration(products, seconds, sum(count for _, count, _ in made))

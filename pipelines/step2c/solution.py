@@ -87,7 +87,7 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
             seen, visits, solved.component.visit, equations, solved.model, solved.system, solved.solution, settings
         )
         for name, value in (("instrument", instrument), ("band", band)):
-            rows = rows.append_column(name, pa.repeat(pa.scalar(value), rows.num_rows))
+            rows = rows.append_column(name, pa.DictionaryArray.from_arrays(np.zeros(rows.num_rows, np.int8), [value]))
         for name, values in made.items():
             rows = rows.append_column(name, pa.array(values, pa.float32()))
         return _rows(solved, settings), rows
