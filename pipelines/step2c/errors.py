@@ -71,7 +71,7 @@ def of_band(
         shared = solution.with_flats(row[row >= 0])
         variance[both] += 2.0 * factor[both] * shared[place[at[both]], flat[both] - first]
     return {
-        "variance": np.maximum(variance, 0.0), "ofVisit": own, "ofFlat": _own_flats(equations, model, settings.flat)[flat],
+        "variance": np.maximum(variance, own), "ofVisit": own, "ofFlat": _own_flats(equations, model, settings.flat)[flat],
         "common": _common(model, component, solution)[at],
         "structure": np.where(visits.clouded, settings.cloud_structure**2, 0.0)[at],
     }  # fmt: skip

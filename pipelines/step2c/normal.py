@@ -61,8 +61,8 @@ class System:
 class Solution:
     """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly).
 
-    ``covariance``: of pairs of unknowns (K,), (K,), and ``with_flats`` (K, F) of some with the last F; of large systems what the
-    preconditioner says of them. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P); of large systems an estimate
+    ``covariance``: of pairs of unknowns (K,), (K,), and ``with_flats`` (K, F) of some with the last F; of large systems with the
+    preconditioner's correlations. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P); of large systems an estimate
     for sums of many, and nothing without probes."""
 
     unknowns: Array
@@ -90,18 +90,24 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
     base = Uncoupled(system, group)
     goal = tolerance * float(np.linalg.norm(base.whiten(right)))
     found, iterations = conjugate_gradients(base.product, base.whiten(right - system @ start), goal)
-    stated, samples = _variances(base, probes) if probes else (1.0 / diagonal, np.zeros((system.size, 1)))
-    variances = np.maximum(stated, 1.0 / diagonal)
+    stated, ratio, samples = (
+        _variances(base, probes) if probes else (1.0 / diagonal, np.ones(system.size), np.zeros((system.size, 1)))
+    )
+    variances = np.maximum(stated * ratio, 1.0 / diagonal)
+    more = np.sqrt(variances / stated)  # correlations are those of the preconditioner
 
     def covariance(i: IntArray, j: IntArray) -> Array:
         result, apart = variances[i], i != j
-        result[apart] = base.elements(i[apart], j[apart])
+        result[apart] = base.elements(i[apart], j[apart]) * more[i[apart]] * more[j[apart]]
         return np.asarray(result)
+
+    def with_flats(i: IntArray) -> Array:
+        return np.asarray(base.with_flats(i) * more[i, None] * more[len(system.between) :])
 
     def variance(sums: csr_array) -> Array:
         return np.asarray(np.mean((sums @ samples) ** 2, axis=1))
 
-    return Solution(start + base.colour(found), variances, iterations, covariance, base.with_flats, variance)
+    return Solution(start + base.colour(found), variances, iterations, covariance, with_flats, variance)
 
 
 def _directly(matrix: Array, right: Array, flats: int) -> Solution:
@@ -143,8 +149,9 @@ def conjugate_gradients(product: Callable[[Array], Array], right: Array, goal: f
     raise NotSolved(f"the photometric solution did not converge: the residual is {left:.1e} of its goal after {limit} iterations")
 
 
-def _variances(base: Uncoupled, probes: int) -> tuple[Array, Array]:
-    """The diagonal (P,) of the inverse, from the squares of ``probes`` random vectors (P, probes) with that covariance; and these.
+def _variances(base: Uncoupled, probes: int) -> tuple[Array, Array, Array]:
+    """The diagonal (P,) of the preconditioner; how much larger that of the inverse is, from the squares of ``probes`` random vectors
+    (P, probes) with that covariance; and these.
 
     Each is L^-T (L^-1 N L^-T)^-1/2 z of a random z, where L L^T is the preconditioner's matrix; L^-T z, of the same z, has the
     covariance that the preconditioner states: the ratio of both tells by how much more the unknowns vary.
@@ -157,7 +164,7 @@ def _variances(base: Uncoupled, probes: int) -> tuple[Array, Array]:
         samples.append(base.colour(inverse_root(base.product, z)))
         expected += np.sum(base.colour(z) ** 2, axis=1)
     found = np.concatenate(samples, axis=1)
-    return np.asarray(stated * np.sum(found**2, axis=1) / expected), found
+    return stated, np.sum(found**2, axis=1) / expected, found
 
 
 def inverse_root(product: Callable[[Array], Array], z: Array, accuracy: float = 0.1, limit: int = 500) -> Array:
