@@ -62,8 +62,8 @@ class Solution:
     """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly).
 
     ``covariance``: of pairs of unknowns (K,), (K,), and ``with_flats`` (K, F) of some with the last F; of large systems with the
-    preconditioner's correlations. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P); of large systems an estimate
-    for sums of many, and nothing without probes."""
+    preconditioner's correlations. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P); of large systems an
+    estimate for sums of many, and nothing without probes."""
 
     unknowns: Array
     variances: Array
@@ -150,8 +150,8 @@ def conjugate_gradients(product: Callable[[Array], Array], right: Array, goal: f
 
 
 def _variances(base: Uncoupled, probes: int) -> tuple[Array, Array, Array]:
-    """The diagonal (P,) of the preconditioner; how much larger that of the inverse is, from the squares of ``probes`` random vectors
-    (P, probes) with that covariance; and these.
+    """The diagonal (P,) of the preconditioner; how much larger that of the inverse is, from the squares of ``probes`` random
+    vectors (P, probes) with that covariance; and these.
 
     Each is L^-T (L^-1 N L^-T)^-1/2 z of a random z, where L L^T is the preconditioner's matrix; L^-T z, of the same z, has the
     covariance that the preconditioner states: the ratio of both tells by how much more the unknowns vary.
