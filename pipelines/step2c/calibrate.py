@@ -71,6 +71,7 @@ def calibrate(
         for name in SPILLED:
             (Path(folder) / name).mkdir()
         alone, all_threads = Limits(1, memory / threads, folder), Limits(threads, memory, folder)
+        half = Limits(threads, memory / 2, folder)  # the other half is for what is made of the rows
 
         def run(task: Callable[..., T], *given: Any) -> list[T]:
             repeated = ([value] * count for value in (settings, camera, alone, *given))
@@ -94,7 +95,7 @@ def calibrate(
         products["photo_calib"] = _timed(
             seconds,
             "zero_points",
-            lambda: pa.concat_tables(_zero_points(band, inputs, settings, camera, all_threads) for band in bands),
+            lambda: pa.concat_tables(_zero_points(band, inputs, settings, camera, half) for band in bands),
         )
         if details:
             products |= {"calib_error": inputs["calib_error"], "calib_residual": pq.read_table(f"{folder}/calib_residual")}

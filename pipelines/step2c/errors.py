@@ -70,9 +70,11 @@ def of_band(
         both = leaning[flat[leaning] >= 0]
         shared = solution.with_flats(row[row >= 0])
         variance[both] += 2.0 * factor[both] * shared[place[at[both]], flat[both] - first]
+    stated = solution.variance(_means(model, component))
+    common = np.maximum(stated, least_common(model, component, system))
     return {
-        "variance": np.maximum(variance, own), "ofVisit": own, "ofFlat": _own_flats(equations, model, settings.flat)[flat],
-        "common": _common(model, component, solution)[at],
+        "variance": np.maximum(variance + (common - stated)[component][at], own), "ofVisit": own,
+        "ofFlat": _own_flats(equations, model, settings.flat)[flat], "common": common[component][at],
         "structure": np.where(visits.clouded, settings.cloud_structure**2, 0.0)[at],
     }  # fmt: skip
 
@@ -87,12 +89,23 @@ def _covariance(solution: Solution, number: IntArray) -> Array:
     return block
 
 
-def _common(model: Model, component: IntArray, solution: Solution) -> Array:
-    """Variance of the mean zero point of the component of each visit (V,)."""
+def _means(model: Model, component: IntArray) -> csr_array:
+    """The mean zero point of the visits of each component, as a sum of unknowns (K, P)."""
     many = np.bincount(component)
     place = (component, model.zero)
-    mean = csr_array(coo_array((1.0 / many[component], place), shape=(len(many), len(model.unknowns.kind))))
-    return np.asarray(solution.variance(mean)[component])
+    return csr_array(coo_array((1.0 / many[component], place), shape=(len(many), len(model.unknowns.kind))))
+
+
+def least_common(model: Model, component: IntArray, system: System) -> Array:
+    """The least that the variance of the mean zero point of each component (K,) can be: v shifts its visits, and their nights, by
+    one, and a^T C a >= (a^T v)^2 / v^T N v for any v. Estimates for large systems can miss it: it is one of many modes."""
+    number = np.concatenate([model.zero, model.night])
+    of = np.concatenate([component, component])
+    kept = number >= 0
+    shape = (system.among.shape[0], int(component.max(initial=-1)) + 1)
+    shift = csr_array(coo_array((np.ones(int(kept.sum())), (number[kept], of[kept])), shape=shape))
+    shift.data[:] = 1.0
+    return np.asarray(1.0 / shift.multiply(system.among @ shift).sum(axis=0))
 
 
 def _flats(model: Model, visits: Visits, at: IntArray, detector: IntArray) -> IntArray:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array, random_array
 from benchmarks import calibration_pulls
 from benchmarks._calibration import camera_of, settings_of
 from pipelines.simulate.photometric_survey import simulate
-from pipelines.step2c import zero_points
+from pipelines.step2c import errors, zero_points
 from pipelines.step2c.calibrate import calibrate
 from pipelines.step2c.normal import System, Uncoupled, solve
 
@@ -57,6 +57,26 @@ def test_large_systems_estimate_them() -> None:
     exact = (mean.toarray() @ inverse @ mean.toarray().T)[0]
     assert solution.variance(mean) == pytest.approx(exact, rel=0.15)
     assert solution.covariance(np.arange(48), np.arange(48)) == pytest.approx(solution.variances)
+
+
+def test_the_least_that_a_mean_can_vary_is_no_more_than_it_does() -> None:
+    survey = simulate(calibration_pulls.designs()["nine detectors"](1)[0])
+    seen: list[tuple[Any, ...]] = []
+    keep = errors.least_common
+
+    def noted(model: Any, component: Any, system: Any) -> Any:
+        seen.append((model, component, system, keep(model, component, system)))
+        return seen[-1][3]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(errors, "least_common", noted)
+        calibrate(survey.tiles(), settings_of(calibration_pulls.designs()["nine detectors"](1)[0]))
+    assert len(seen) == 4
+    for model, component, system, least in seen:
+        inverse = np.linalg.inv(system.toarray())
+        for k in range(len(least)):
+            own = model.zero[component == k]
+            assert 0.0 < least[k] <= inverse[np.ix_(own, own)].mean() * (1 + 1e-9)
 
 
 def test_elements_of_the_preconditioner() -> None:
