@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lake.query import literal
 from pipelines.quantum import NoWork
 from pipelines.step2c import camera as cameras
 from pipelines.step2c import equations, observations, solution, standards, zero_points
@@ -28,6 +29,10 @@ from pipelines.step2c.settings import Settings
 Tables = Mapping[str, pa.Table | Path]
 T = TypeVar("T")
 DEFAULTS = Settings()
+#: What waits on disk until it is added up: equations, what summaries say of single detectors, and what solutions leave there.
+SPILLED = ("normal_equation", "detector_fact", "calib_residual")
+#: What a summary says of a whole visit.
+OF_VISIT = ("instrument", "band", "physical_filter", "day_obs", "exposure_time", "airmass", "mjd_mid", "absolute")
 
 
 @dataclass
@@ -121,14 +126,15 @@ def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection
     with duckdb.connect(config=config) as con:
         for name, rows in tables.items():
             if isinstance(rows, Path):
-                con.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet('{rows}')")
+                con.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet({literal(str(rows))})")
             else:
                 con.register(name, rows)
         if "visit_fact" in tables:
-            of = "" if band is None else f"WHERE band = '{band}'"
+            of = "" if band is None else f"WHERE band = {literal(band)}"
             for name in SPILLED:
                 if any((Path(limits.folder) / name).iterdir()):
-                    con.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet('{limits.folder}/{name}/*.parquet') {of}")
+                    files = literal(f"{limits.folder}/{name}/*.parquet")
+                    con.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet({files}) {of}")
             con.execute(
                 "CREATE TEMP VIEW one_visit AS SELECT DISTINCT ON (visit) * FROM visit_fact ORDER BY visit;"
                 "CREATE TEMP VIEW preliminary_visit_summary AS FROM (SELECT visit, detector, band, min(zeroPoint) AS zeroPoint "
@@ -149,12 +155,6 @@ def _timed(seconds: dict[str, float], stage: str, act: Callable[[], T]) -> T:
     result = act()
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
     return result
-
-
-#: What waits on disk until it is added up: equations, what summaries say of single detectors, and what solutions leave there.
-SPILLED = ("normal_equation", "detector_fact", "calib_residual")
-#: What a summary says of a whole visit.
-OF_VISIT = ("instrument", "band", "physical_filter", "day_obs", "exposure_time", "airmass", "mjd_mid", "absolute")
 
 
 def _numbered(rows: pa.Table, number: int) -> pa.Table:
@@ -192,6 +192,8 @@ def _equations(
 def _standards(
     tile: Tables, number: int, settings: Settings, camera: Camera | None, limits: Limits, shared: Tables
 ) -> dict[str, pa.Table]:
+    """The standard stars and maps of a tract under the solution; what is left of each detector is left on disk."""
+
     def act(con: duckdb.DuckDBPyConnection) -> dict[str, pa.Table]:
         for name, rows in shared.items():
             con.register(name, rows)

@@ -111,7 +111,7 @@ def _upper(row: int, column: int, sums: csr_array, *others: csr_array) -> dict[s
     keys, both = _entries(sums, width)
     parts = [_entries(other, width) for other in others]
     for own, _ in parts:
-        if len(own) and not np.array_equal(keys[np.searchsorted(keys, own).clip(max=max(len(keys) - 1, 0))], own):
+        if len(np.setdiff1d(own, keys, assume_unique=True)):
             union = np.union1d(keys, own)  # a product leaves out sums that are zero
             placed = np.zeros(len(union), both.dtype)
             placed[np.searchsorted(union, keys)] = both

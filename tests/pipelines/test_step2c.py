@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -246,6 +247,13 @@ def test_a_new_night_changes_the_equations_of_the_tracts_it_touched_only() -> No
     )
     assert new[0]["normal_equation"].num_rows and all(old[0][name].equals(new[0][name]) for name in new[0])
     assert not old[1]["normal_equation"].num_rows and new[1]["normal_equation"].num_rows
+
+
+def test_a_scratch_directory_of_any_name_is_left_empty(small: Survey, tmp_path: Path) -> None:
+    scratch = tmp_path / "what's left"
+    scratch.mkdir()
+    made = calibrate_tracts([small.tables], scratch=scratch).products
+    assert made["photo_calib"].equals(calibrate_tracts([small.tables]).products["photo_calib"]) and not list(scratch.iterdir())
 
 
 def test_the_equations_of_a_tract_do_not_depend_on_threads_or_order(small: Survey) -> None:

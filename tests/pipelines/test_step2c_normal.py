@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.sparse import coo_array, csr_array, diags_array, hstack, vstack
 from scipy.sparse.linalg import lsmr
@@ -53,6 +54,21 @@ def test_elimination_of_the_stars_is_the_full_least_squares(tract: duckdb.DuckDB
     right = np.r_[-(root @ np.asarray(fit["m"], float)), np.zeros(size)]
     whole = lsmr(full, right, atol=1e-14, btol=1e-14, maxiter=20000)[0][:size]
     np.testing.assert_allclose(eliminated, whole, atol=2e-7)
+
+
+def test_stars_that_were_seen_once_tie_nothing() -> None:
+    none = ("gradient_x", "gradient_y", "flat", "flat_10", "flat_01", "flat_20", "flat_11", "flat_02")
+    rows = {
+        "star": np.array([0, 1]), "zero_point": np.array([0, 1]), **{name: np.ones(2) for name in ("w", "s")},
+        **{name: np.zeros(2) for name in ("c", "d", "xi", "eta", "px", "py")},
+        **{kind: np.full(2, -1) for kind in none},
+    }  # fmt: skip
+    terms = pa.table({"term": pa.array([0, 1], pa.int32()), "band": ["r", "r"], "kind": ["zero_point"] * 2})
+    named, equations = design.normal(rows, terms)
+    assert named["weight"].to_pylist() == [1.0, 1.0]
+    assert equations.select(["i", "j", "stars", "n11", "n1c", "ncc"]).to_pylist() == [
+        {"i": k, "j": k, "stars": 1, "n11": 0.0, "n1c": 0.0, "ncc": 0.0} for k in range(2)
+    ]
 
 
 def test_the_zero_point_of_everything_is_the_null_vector(tract: duckdb.DuckDBPyConnection) -> None:
