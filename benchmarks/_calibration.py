@@ -173,12 +173,18 @@ def settings_of(design: Design, **changes: Any) -> Settings:
 @dataclass(frozen=True)
 class Offsets:
     """By (visit, detector) of one band: zero point minus truth and its stated error, mag; whether the visit is clear in truth and
-    was judged clear."""
+    was judged clear, and whether the detector has few stars."""
 
     off: Array
     error: Array
     clear: NDArray[np.bool_]
     judged: NDArray[np.bool_]
+    few: NDArray[np.bool_]
+
+    @property
+    def pull(self) -> Array:
+        """Zero point minus truth in units of its error."""
+        return self.off / self.error
 
     @property
     def constant(self) -> float:
@@ -198,9 +204,10 @@ def offsets(photo_calib: pa.Table, truth: pa.Table) -> dict[str, Offsets]:
         con.register("truth", truth)
         rows = con.sql(
             "SELECT t.band, p.zeroPoint - t.zero_point AS off, p.zeroPointErr AS error, t.photometric AS clear, "
-            "p.photometric AS judged FROM photo_calib p JOIN truth t USING (visit, detector) ORDER BY visit, detector"
+            "p.photometric AS judged, p.few_stars AS few "
+            "FROM photo_calib p JOIN truth t USING (visit, detector) ORDER BY visit, detector"
         ).fetchnumpy()
-    columns = {name: np.asarray(rows[name]) for name in ("off", "error", "clear", "judged")}
+    columns = {name: np.asarray(rows[name]) for name in ("off", "error", "clear", "judged", "few")}
     return {band: Offsets(**{k: v[rows["band"] == band] for k, v in columns.items()}) for band in sorted(set(rows["band"]))}
 
 

@@ -54,48 +54,34 @@ def designs() -> dict[str, Callable[[int], Made]]:
 
 def run(scale: int, seeds: int | None, design: str | None) -> Iterator[Quantity]:
     """Width of the pulls of each design, on clear and on cloudy visits and where few stars are; of all designs by band."""
-    from benchmarks._calibration import camera_of, rms, settings_of
+    from benchmarks._calibration import Offsets, camera_of, offsets, rms, settings_of
     from pipelines.simulate.photometric_survey import simulate
     from pipelines.step2c.calibrate import calibrate
 
     chosen = {name: make for name, make in designs().items() if design in (None, name)}
     if not chosen:
         raise click.ClickException(f"no design {design!r}; there are: {', '.join(designs())}")
-    number, all_of = seeds or {1: 6, 10: 20, 100: 60}[scale], []
+    number, all_of = seeds or {1: 6, 10: 20, 100: 60}[scale], list[tuple[str, Offsets]]()
     for name, make in chosen.items():
-        found = []
+        found: list[tuple[str, Offsets]] = []
         for seed in range(101, 101 + number):
             survey_design, known = make(seed)
             survey = simulate(survey_design)
             solved = calibrate(survey.tiles(), settings_of(survey_design, **known), camera=camera_of(survey_design))
-            found.append(pulls(solved.products["photo_calib"], survey.truth))
+            found += offsets(solved.products["photo_calib"], survey.truth).items()
         all_of += found
-        clear, pull, few = (np.concatenate([part[key] for part in found]) for key in ("clear", "pull", "few"))
+        clear, pull, few = (np.concatenate([getattr(part, key) for _, part in found]) for key in ("clear", "pull", "few"))
         room = 0.1 + 0.4 / np.sqrt(number)
         width = rms(pull[clear])
         yield Quantity(f"{name}: clear", "", width, f"1 +- {room:.2f}", abs(width - 1.0) <= room, count=int(clear.sum()))
         for word, own in (("cloudy", ~clear), ("few stars", few)):
             if own.any():
                 yield Quantity(f"{name}: {word}", "", rms(pull[own]), count=int(own.sum()))
-    for band in sorted({band for part in all_of for band in part["band"]}):
-        part = np.concatenate([p["pull"][p["clear"] & (p["band"] == band)] for p in all_of])
-        yield Quantity(f"clear, {band}", "", rms(part), count=len(part))
+    for band in sorted({band for band, _ in all_of}):
+        own_band = np.concatenate([part.pull[part.clear] for name, part in all_of if name == band])
+        yield Quantity(f"clear, {band}", "", rms(own_band), count=len(own_band))
     for word, wanted in (("clear", True), ("cloudy", False)):
-        part = np.concatenate([p["pull"][p["clear"] == wanted] for p in all_of])
-        if len(part):
-            width = rms(part)
-            yield Quantity(word, "", width, "0.9 to 1.1", 0.9 <= width <= 1.1, count=len(part))
-
-
-def pulls(photo_calib: Any, truth: Any) -> dict[str, Any]:
-    """By (visit, detector): pull, band, whether the visit is clear in truth, and whether it has few stars."""
-    import duckdb
-
-    with duckdb.connect() as con:
-        con.register("photo_calib", photo_calib)
-        con.register("truth", truth)
-        rows = con.sql(
-            "SELECT t.band, (p.zeroPoint - t.zero_point) / p.zeroPointErr AS pull, t.photometric AS clear, p.few_stars AS few "
-            "FROM photo_calib p JOIN truth t USING (visit, detector) ORDER BY visit, detector"
-        ).fetchnumpy()
-    return {name: np.asarray(rows[name]) for name in ("band", "pull", "clear", "few")}
+        chosen_pulls = np.concatenate([part.pull[part.clear == wanted] for _, part in all_of])
+        if len(chosen_pulls):
+            width = rms(chosen_pulls)
+            yield Quantity(word, "", width, "0.9 to 1.1", 0.9 <= width <= 1.1, count=len(chosen_pulls))
