@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
 from pipelines.step2c.model import Equations, Model, Visits
-from pipelines.step2c.normal import Solution, System
+from pipelines.step2c.normal import Solution
 from pipelines.step2c.settings import Settings
+from pipelines.step2c.system import System
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -70,10 +71,9 @@ def of_band(
         both = leaning[flat[leaning] >= 0]
         shared = solution.with_flats(row[row >= 0])
         variance[both] += 2.0 * factor[both] * shared[place[at[both]], flat[both] - first]
-    stated = solution.variance(_means(model, component))
-    common = np.maximum(stated, least_common(model, component, system))
+    common = solution.variance(_means(model, component))
     return {
-        "variance": np.maximum(variance + (common - stated)[component][at], own), "ofVisit": own,
+        "variance": np.maximum(variance, own), "ofVisit": own,
         "ofFlat": _own_flats(equations, model, settings.flat)[flat], "common": common[component][at],
         "structure": np.where(visits.clouded, settings.cloud_structure**2, 0.0)[at],
     }  # fmt: skip
@@ -94,18 +94,6 @@ def _means(model: Model, component: IntArray) -> csr_array:
     many = np.bincount(component)
     place = (component, model.zero)
     return csr_array(coo_array((1.0 / many[component], place), shape=(len(many), len(model.unknowns.kind))))
-
-
-def least_common(model: Model, component: IntArray, system: System) -> Array:
-    """The least that the variance of the mean zero point of each component (K,) can be: v shifts its visits, and their nights, by
-    one, and a^T C a >= (a^T v)^2 / v^T N v for any v. Estimates for large systems can miss it: it is one of many modes."""
-    number = np.concatenate([model.zero, model.night])
-    of = np.concatenate([component, component])
-    kept = number >= 0
-    shape = (system.among.shape[0], int(component.max(initial=-1)) + 1)
-    shift = csr_array(coo_array((np.ones(int(kept.sum())), (number[kept], of[kept])), shape=shape))
-    shift.data[:] = 1.0
-    return np.asarray(1.0 / shift.multiply(system.among @ shift).sum(axis=0))
 
 
 def _flats(model: Model, visits: Visits, at: IntArray, detector: IntArray) -> IntArray:

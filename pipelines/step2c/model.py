@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from pipelines.step2c.normal import System
 from pipelines.step2c.settings import Settings
+from pipelines.step2c.system import System
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]

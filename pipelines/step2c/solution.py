@@ -24,6 +24,7 @@ from pipelines.step2c.model import Equations, Model, Visits
 from pipelines.step2c.observations import register_visits
 from pipelines.step2c.settings import Settings
 from pipelines.step2c.statement import statement
+from pipelines.step2c.system import System
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -52,7 +53,7 @@ class Solved:
     visits: Visits
     equations: Equations
     model: Model
-    system: normal.System
+    system: System
     solution: normal.Solution
     photometric: Mask
     level: Array

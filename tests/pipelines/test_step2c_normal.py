@@ -12,9 +12,11 @@ from scipy.sparse import coo_array, csr_array, diags_array, hstack, vstack
 from scipy.sparse.linalg import lsmr
 from step2c_survey import Survey, make
 
-from pipelines.step2c import camera, design, equations, normal, observations
+from pipelines.step2c import camera, design, equations, normal, observations, preconditioner
 from pipelines.step2c.calibrate import calibrate
+from pipelines.step2c.preconditioner import Preconditioner
 from pipelines.step2c.settings import Settings
+from pipelines.step2c.system import System
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +98,11 @@ def test_the_preconditioner_is_exact_where_visits_share_no_star() -> None:
     whole[:many, many:], whole[many:, :many] = coupling, coupling.T
     whole[many:, many:] += coupling.T @ coupling * 2
     right = chance.normal(size=many + few)
-    system = normal.System(csr_array(whole[:-2, :-2]), whole[:-2, -2:], whole[-2:, -2:])  # two of the few are flats
+    system = System(csr_array(whole[:-2, :-2]), whole[:-2, -2:], whole[-2:, -2:])  # two of the few are flats
     np.testing.assert_allclose(system @ right, whole @ right, rtol=1e-9)
-    base = normal.Uncoupled(system, np.arange(many) // 2)
-    np.testing.assert_allclose(base.colour(base.whiten(right)), np.linalg.solve(whole, right), rtol=1e-9)
+    base = Preconditioner(system, np.arange(many) // 2)
+    np.testing.assert_allclose(base.apply(right), np.linalg.solve(whole, right), rtol=1e-9)
     np.testing.assert_allclose(base.diagonal(), np.diag(np.linalg.inv(whole)), rtol=1e-9)
-    np.testing.assert_allclose(base.product(right), right)
 
 
 @pytest.mark.parametrize("tie", [0.05, 3.0])
@@ -116,24 +117,58 @@ def test_what_visits_share_is_what_is_iterated(tie: float) -> None:
     for i, j in ((neighbour, neighbour + 1), (neighbour + 1, neighbour)):
         whole[i, j] -= tie
     whole += np.diag(np.maximum(0.0, 0.01 - np.linalg.eigvalsh(whole)[0]) * np.ones(many + few))
-    system = normal.System(csr_array(whole[:-2, :-2]), whole[:-2, -2:], whole[-2:, -2:])
-    base, y = normal.Uncoupled(system, np.arange(many)), chance.normal(size=(many + few, 3))
-    np.testing.assert_allclose(base.product(y), base.whiten(system @ base.colour(y)), rtol=1e-7, atol=1e-9)
+    system = System(csr_array(whole[:-2, :-2]), whole[:-2, -2:], whole[-2:, -2:])
+    base, y = Preconditioner(system, np.arange(many)), chance.normal(size=(many + few, 3))
+    inverse, drawn = base.apply(np.eye(many + few)), base.sample(chance, 20_000)
+    np.testing.assert_allclose(inverse, inverse.T, rtol=1e-9, atol=1e-12)
+    assert np.linalg.eigvalsh(inverse)[0] > 0
+    size = np.sqrt(np.diag(inverse))
+    np.testing.assert_allclose(drawn @ drawn.T / 20_000 / size / size[:, None], inverse / size / size[:, None], atol=0.05)
     solved = normal.solve(system, y[:, 0], np.arange(many), 0, 1e-12, 4000, np.zeros(many + few))
     np.testing.assert_allclose(solved.unknowns, np.linalg.solve(whole, y[:, 0]), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(solved.variances, np.diag(np.linalg.inv(whole)), rtol=0.12)
 
 
+def test_pieces_of_sky_that_shift_together_are_known_without_iterating() -> None:
+    """Two pieces of sky whose visits are tied to their neighbours, and hardly to anything else."""
+    x, y = (side.ravel() for side in np.meshgrid(np.arange(40.0), np.arange(24.0)))
+    x = np.where(x >= 30, x + 10, x)
+    ties = np.maximum(1.0 - np.hypot(x - x[:, None], y - y[:, None]) / 2.5, 0.0) * 1e4
+    many = len(x)
+    system = System(csr_array(np.diag(ties.sum(axis=1) + 0.1) - ties), np.full((many, 1), 0.01), np.array([[100.0]]))
+    inverse = np.linalg.inv(system.toarray())
+    base = Preconditioner(system, np.arange(many))
+    np.testing.assert_allclose(base.diagonal(), np.diag(inverse), rtol=0.1)
+    for own in (x < 35, x > 35):
+        mean = np.append(own / np.count_nonzero(own), 0.0)
+        assert mean @ base.apply(mean) == pytest.approx(mean @ inverse @ mean, rel=1e-3)
+    right = np.random.default_rng(8).normal(size=many + 1)
+    solved = normal.solve(system, right, np.arange(many), 0, 1e-10, 16, np.zeros(many + 1))
+    np.testing.assert_allclose(solved.unknowns, inverse @ right, rtol=1e-5)
+    np.testing.assert_allclose(solved.variances, np.diag(inverse), rtol=0.1)
+    assert solved.iterations < 40
+
+
+def test_patches_are_put_together_until_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = csr_array(np.diag(np.full(300, 3.0)) - np.eye(300, k=1) - np.eye(300, k=-1))
+    monkeypatch.setattr(preconditioner, "MOST", 20)
+    own, patch = preconditioner._patches(chain)
+    assert len(own) == 300 and 3 < patch.max() < 20
+    assert len(np.unique(patch)) == patch.max() + 1
+    assert np.all(np.abs(np.diff(patch)) <= 300) and np.count_nonzero(np.diff(patch)) == patch.max()  # each in one piece
+    assert len(preconditioner._patches(csr_array(np.eye(5)))[0]) == 0  # what is tied to nothing has none
+
+
 def test_the_inverse_root_of_a_matrix_that_was_not_positive_definite_says_what_was_added() -> None:
     matrix = np.array([[1.0, 2.0], [2.0, 1.0]])
-    root, less = normal._inverse_root(matrix)
+    root, less = preconditioner._inverse_root(matrix)
     assert less is not None
     np.testing.assert_allclose(np.linalg.inv(root.T @ root) + less, matrix, atol=1e-5)
 
 
 def test_what_cannot_be_solved_is_said() -> None:
-    def system(matrix: list[list[float]]) -> normal.System:
-        return normal.System(csr_array(np.array(matrix)), np.zeros((len(matrix), 0)), np.zeros((0, 0)))
+    def system(matrix: list[list[float]]) -> System:
+        return System(csr_array(np.array(matrix)), np.zeros((len(matrix), 0)), np.zeros((0, 0)))
 
     with pytest.raises(normal.NotSolved, match="neither data nor a prior"):
         normal.solve(system([[1.0, 0.0], [0.0, 0.0]]), np.ones(2), np.array([0]), 10, 1e-9, 4, np.zeros(2))
@@ -141,4 +176,4 @@ def test_what_cannot_be_solved_is_said() -> None:
         normal.solve(system([[1.0, 2.0], [2.0, 1.0]]), np.ones(2), np.arange(2), 10, 1e-9, 4, np.zeros(2))
     wide = system((np.diag(np.geomspace(1e-12, 1e12, 60)) + 1e-13).tolist())
     with pytest.raises(normal.NotSolved, match="did not converge"):
-        normal.conjugate_gradients(lambda p: wide @ p, np.ones(60), 1e-14, limit=5)
+        normal.conjugate_gradients(lambda p: wide @ p, lambda r: r, np.ones(60), 1e-14, limit=5)
