@@ -27,21 +27,17 @@ class Components:
 
 def find(visits: Visits, equations: Equations, enough: int) -> Components:
     """The connected components of a band. The reference catalogue connects nothing, it ties; flats connect nothing either."""
-    i, j, stars = equations.shared
     number = np.full(len(equations.kind), -1)
     zero = np.flatnonzero(equations.kind == "zero_point")
     number[zero] = np.searchsorted(visits.visit, equations.visit[zero])
-    reference = equations.kind == "reference"
-    real = (number[i] >= 0) & (number[j] >= 0)
-    count = len(visits.visit)
-    edges = coo_array((np.ones(int(real.sum()), np.int8), (number[i[real]], number[j[real]])), shape=(count, count))
+    entries, count = coo_array(equations.visits11), len(visits.visit)
+    i, j = (number[equations.few :][coordinate] for coordinate in entries.coords)
+    tied = (entries.data < 0) & (i >= 0) & (j >= 0)  # each star that they share makes it less
+    edges = coo_array((np.ones(int(tied.sum()), np.int8), (i[tied], j[tied])), shape=(count, count))
     label = connected_components(edges, directed=False)[1]
     _, first, label = np.unique(label, return_index=True, return_inverse=True)
     component = np.argsort(np.argsort(first))[label]
-    tie = reference[i] != reference[j]
-    inner = np.where(reference[i[tie]], number[j[tie]], number[i[tie]])
-    tied = inner >= 0
-    found = np.bincount(component[inner[tied]], stars[tie][tied], len(first)).astype(np.int64)
+    found = np.bincount(component[number[zero]], equations.references[zero], len(first)).astype(np.int64)
     return Components(component.astype(np.int64), found, found >= enough)
 
 

@@ -47,24 +47,22 @@ def equations(con: duckdb.DuckDBPyConnection, band: str) -> Equations:
     of_flats, of_visits = _rounding(weight[:few]), _rounding(weight[few:])
     tied: list[IntArray] = []
     values: list[Array] = []
-    for i, j, stars, n in _numbered(con, band):
+    for i, j, n in _numbered(con, band):
         inner, across, outer = j < few, (i < few) & (j >= few), i >= few
         np.add.at(flats, (i[inner], j[inner]), of_flats(n[0, inner]))
         at = (j[across] - few) * few + i[across]
         np.add.at(between11.reshape(-1), at, of_visits(n[0, across]))
         np.add.at(between1c.reshape(-1), at, of_visits(n[1, across]))
-        tied.append(np.stack([i[outer] - few, j[outer] - few, stars[outer]]))
+        tied.append(np.stack([i[outer] - few, j[outer] - few]))
         values.append(of_visits(n[:, outer]))
-    i, j, stars = np.concatenate([np.zeros((3, 0), np.int64), *tied], axis=1)
+    i, j = np.concatenate([np.zeros((2, 0), np.int64), *tied], axis=1)
     n = np.concatenate([np.zeros((3, 0)), *values], axis=1)
-    ties = coo_array((stars, (i, j)), shape=(many, many)).tocsr().tocoo()
-    shared = np.flatnonzero(ties.data > 0)
     return Equations(
         kind, np.asarray(np.ma.filled(term["visit"], -1), np.int64), np.asarray(np.ma.filled(term["epoch"], ""), str),
         np.asarray(np.ma.filled(term["detector"], -1), np.int64), np.asarray(term["stars"], np.int64),
+        np.asarray(term["references"], np.int64),
         np.asarray(term["r1"], float), np.asarray(term["rc"], float), few, flats + np.triu(flats, 1).T, between11, between1c,
         _symmetric(i, j, n[0], many), _symmetric(i, j, n[1], many), _symmetric(i, j, n[2], many),
-        (ties.coords[0][shared] + few, ties.coords[1][shared] + few, ties.data[shared]),
     )  # fmt: skip
 
 
@@ -74,19 +72,19 @@ def _rounding(weight: Array) -> Callable[[Array], Array]:
     return lambda value: (value + large) - large
 
 
-def _numbered(con: duckdb.DuckDBPyConnection, band: str) -> Iterator[tuple[IntArray, IntArray, IntArray, Array]]:
-    """The rows of ``normal_equation`` of a band, in parts: terms i <= j by their numbers within the band, stars, and n11, n1c and
-    ncc (3, rows)."""
+def _numbered(con: duckdb.DuckDBPyConnection, band: str) -> Iterator[tuple[IntArray, IntArray, Array]]:
+    """The rows of ``normal_equation`` of a band, in parts: terms i <= j by their numbers within the band, and n11, n1c and ncc
+    (3, rows)."""
     own = con.execute("SELECT tract, term, number FROM numbered WHERE band = $band", {"band": band}).fetchnumpy()
     tracts, place = np.unique(np.asarray(own["tract"]), return_inverse=True)
     of = np.full((len(tracts), int(np.max(own["term"], initial=-1)) + 1), -1)
     of[place, np.asarray(own["term"])] = own["number"]
-    rows = con.sql("SELECT tract, i, j, stars, n11, n1c, ncc FROM normal_equation WHERE band = $band", params={"band": band})
+    rows = con.sql("SELECT tract, i, j, n11, n1c, ncc FROM normal_equation WHERE band = $band", params={"band": band})
     for batch in rows.to_arrow_reader(BATCH):
-        tract, i, j, stars, *values = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+        tract, i, j, *values = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
         place = np.searchsorted(tracts, tract)
         a, b = of[place, i], of[place, j]
-        yield np.minimum(a, b), np.maximum(a, b), stars, np.stack(values)
+        yield np.minimum(a, b), np.maximum(a, b), np.stack(values)
 
 
 def _symmetric(i: IntArray, j: IntArray, value: Array, size: int) -> csr_array:

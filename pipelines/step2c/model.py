@@ -53,14 +53,15 @@ class Visits:
 class Equations:
     """The normal equations of a band over its terms (T,), those of the F = ``few`` flats first, then M = T - F of visits and the
     reference catalogue: ``flats`` (F, F), ``between11``, ``between1c`` (M, F), ``visits11``, ``visits1c``, ``visitscc`` (M, M);
-    right-hand sides ``r1``, ``rc`` (T,); ``shared``: pairs of terms of visits, and by how many pairs of observations stars tie
-    them."""
+    right-hand sides ``r1``, ``rc`` (T,). ``stars`` (T,): observations; ``references`` (T,): those of stars of the reference
+    catalogue."""
 
     kind: NDArray[np.str_]
     visit: IntArray
     epoch: NDArray[np.str_]
     detector: IntArray
     stars: IntArray
+    references: IntArray
     r1: Array
     rc: Array
     few: int
@@ -70,7 +71,6 @@ class Equations:
     visits11: csr_array
     visits1c: csr_array
     visitscc: csr_array
-    shared: tuple[IntArray, IntArray, IntArray]
 
 
 @dataclass

@@ -84,9 +84,7 @@ class Preconditioner:
 
     def sample(self, chance: np.random.Generator, count: int) -> Array:
         """Random vectors (P, count) with the covariance M^-1."""
-        first, last, shift = (
-            chance.standard_normal((size, count)) for size in (self.many, len(self.few), self.shifts.shape[1])
-        )
+        first, last, shift = (chance.standard_normal((size, count)) for size in (self.many, len(self.few), self.shifts.shape[1]))
         return self._whole(first, self.few.T @ last, self.shifts @ shift)
 
     def _whole(self, first: Array, last: Array, shift: Array) -> Array:
@@ -126,9 +124,7 @@ class Preconditioner:
         rest = self.spread.shape[1]
         few, shift = self._of_few[:, rest:], self.shifts @ (self.answer[rest:] @ self.shifts).T
         parts = np.array_split(i, len(i) // CHUNK + 1)
-        return np.concatenate(
-            [self.shift[k] @ shift - self.spread[k] @ few[:rest] - self.wide[k] @ few[rest:] for k in parts]
-        )
+        return np.concatenate([self.shift[k] @ shift - self.spread[k] @ few[:rest] - self.wide[k] @ few[rest:] for k in parts])
 
     @cached_property
     def _of_few(self) -> Array:
