@@ -8,6 +8,8 @@ that sums are made in one order, and what comes out is rounded to a unit, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -23,6 +25,8 @@ IntArray = NDArray[np.int64]
 Rows = Mapping[str, Array]
 #: Of what comes out (1/mag^2): sums of multiples of it are exact up to 3e10.
 UNIT = 2.0**-18
+#: Observations that are multiplied together: what they take fits into caches.
+TOGETHER = 2**17
 SUMS = pa.schema([("stars", pa.int64()), ("references", pa.int64())] + [(name, pa.float64()) for name in ("weight", "r1", "rc")])
 EQUATION = pa.schema(
     [("band", pa.string()), ("i", pa.int32()), ("j", pa.int32())] + [(name, pa.float64()) for name in ("n11", "n1c", "ncc")]
@@ -83,20 +87,27 @@ def normal(rows: Rows, terms: pa.Table) -> tuple[pa.Table, pa.Table]:
     """``normal_term`` and ``normal_equation`` of observations in the order of band, star and visit. ``terms`` are in the order of
     normal_terms.sql: those of visits, then those of flats, each band by band."""
     band, kind = (terms[name].to_numpy(zero_copy_only=False).astype(str) for name in ("band", "kind"))
-    of_flats, of_row = np.char.startswith(kind, "flat"), band[rows["zero_point"].astype(np.int64)]
+    of_flats, catalogue = np.char.startswith(kind, "flat"), kind == "reference"
+    of_row = band[rows["zero_point"].astype(np.int64)]
     sums = {column.name: np.zeros(len(band), column.type.to_pandas_dtype()) for column in SUMS}
     parts = []
     for name in np.unique(band):
         own = slice(*(int(np.searchsorted(of_row, name, side)) for side in ("left", "right")))  # type: ignore[call-overload]
         visits, flats = (_range((band == name) & (of_flats == flat)) for flat in (False, True))
-        known, equations = _of_band({key: column[own] for key, column in rows.items()}, visits, flats, kind == "reference")
-        for place, values in known:
-            for key, value in values.items():
-                sums[key][place.start : place.stop] = value
+        known, among, square, between, inner = _of_band(
+            {key: column[own] for key, column in rows.items()}, visits, flats, catalogue
+        )
+        for key, value in zip(SUMS.names, known, strict=True):
+            sums[key][visits.start : visits.stop] = value[: len(visits)]
+            sums[key][flats.start : flats.stop] = value[len(visits) :]
+        equations = (
+            _upper(visits.start, visits.start, among, square), _upper(visits.start, flats.start, between),
+            _upper(flats.start, flats.start, inner),
+        )  # fmt: skip
         for part in equations:
             parts.append(pa.table({"band": pa.repeat(pa.scalar(str(name)), len(part["i"])), **part}, schema=EQUATION))
     for key, total in sums.items():
-        terms = terms.append_column(key, pa.array(total))
+        terms = terms.append_column(key, pa.array(_rounded(total) if total.dtype.kind == "f" else total))
     return terms, pa.concat_tables(parts) if parts else EQUATION.empty_table()
 
 
@@ -106,46 +117,51 @@ def _range(mask: NDArray[np.bool_]) -> range:
     return range(int(where[0]), int(where[-1]) + 1) if len(where) else range(0)
 
 
-def _of_band(
-    rows: Rows, visits: range, flats: range, reference: NDArray[np.bool_]
-) -> tuple[list[tuple[range, dict[str, NDArray[Any]]]], list[dict[str, NDArray[np.generic]]]]:
-    """Of a band what is known of its terms (those of ``visits``, those of ``flats``; ``reference``: of the catalogue), and its
-    equations: of visits with each other, of visits with flats, of flats with each other."""
+def _of_band(rows: Rows, visits: range, flats: range, catalogue: NDArray[np.bool_]) -> tuple[Array, *tuple[csr_array, ...]]:
+    """Sums over the observations of a band, some stars at a time: rows of SUMS (5, V + F) over the terms of ``visits`` and ``flats``
+    (``catalogue``: which are the reference catalogue's); and equations: among visits (V, V), n11 and n1c in one, then ncc; between
+    visits and flats (V, F), n11 and n1c in one; of flats (F, F)."""
+    star = rows["star"]
+    first = np.flatnonzero(np.diff(star, prepend=-1))
+    starts = np.unique(first[np.searchsorted(first, np.arange(0, len(star), TOGETHER), "right") - 1])
+    parts = (
+        _products({key: column[begin:end] for key, column in rows.items()}, visits, flats, catalogue)
+        for begin, end in pairwise([*starts.tolist(), len(star)])
+    )
+    return reduce(lambda one, other: tuple(a + b for a, b in zip(one, other, strict=True)), parts)
+
+
+def _products(rows: Rows, visits: range, flats: range, catalogue: NDArray[np.bool_]) -> tuple[Array, *tuple[csr_array, ...]]:
+    """What _of_band() adds up, of some stars."""
     first = np.flatnonzero(np.diff(rows["star"], prepend=-1))
     ends = np.append(first, len(rows["star"]))
     star = np.repeat(np.arange(len(first)), np.diff(ends))
     w, c = rows["w"], rows["c"]
     total = np.add.reduceat(w, first)
     off = w * (rows["m"] - (np.add.reduceat(w * rows["m"], first) / total)[star])
-    sums = csr_array((w, np.arange(len(w)), ends), shape=(len(first), len(w)))
+    of_star = csr_array((w, np.arange(len(w)), ends), shape=(len(first), len(w)))
 
     known, whole = [], []
-    for terms, kinds in ((visits, OF_VISITS), (flats, OF_FLATS)):
+    for terms, kinds, slope in ((visits, OF_VISITS, c), (flats, OF_FLATS, np.zeros(len(c)))):
         a = matrix(rows, len(terms), kinds, terms.start)
         each = a.T.tocsr()
-        known.append((terms, {
-            "stars": np.diff(each.indptr), "weight": _rounded(each.power(2) @ w), "r1": _rounded(each @ off),
-        }))  # fmt: skip
-        if terms is visits:
-            known[0][1]["rc"] = _rounded(each @ (off * c))
-        whole.append(csr_array(vstack([_scaled(a, np.sqrt(w)), _scaled(sums @ a, 1.0 / np.sqrt(total))])))
-    of_visits, of_flats = whole
+        known.append([np.diff(each.indptr), np.zeros(len(terms)), each.power(2) @ w, each @ off, each @ (off * slope)])
+        whole.append(csr_array(vstack([_scaled(a, np.sqrt(w)), _scaled(of_star @ a, 1.0 / np.sqrt(total))])))
     zero = rows["zero_point"].astype(np.int64)
-    catalogue = reference[zero]
+    reference = catalogue[zero]
     matched = np.zeros(len(first), bool)
-    matched[star[catalogue]] = True
-    tied = zero[matched[star] & ~catalogue] - visits.start
-    known[0][1]["references"] = np.bincount(tied, minlength=len(visits))
+    matched[star[reference]] = True
+    known[0][1] = np.bincount(zero[matched[star] & ~reference] - visits.start, minlength=len(visits))
 
+    of_visits, of_flats = whole
     sign = np.concatenate([np.ones(len(w)), -np.ones(len(first))])
     colour = np.concatenate([c, c[first]])
     both = sign * (1.0 + 1.0j * colour)  # sums times 1 are the real part, sums times c the other
     left = of_visits.T.tocsr()
-    return known, [
-        _upper(visits.start, visits.start, left @ _scaled(of_visits, both), left @ _scaled(of_visits, sign * colour**2)),
-        _upper(visits.start, flats.start, left @ _scaled(of_flats, both)),
-        _upper(flats.start, flats.start, of_flats.T.tocsr() @ _scaled(of_flats, sign)),
-    ]
+    return (
+        np.concatenate(known, axis=1), left @ _scaled(of_visits, both), left @ _scaled(of_visits, sign * colour**2),
+        left @ _scaled(of_flats, both), of_flats.T.tocsr() @ _scaled(of_flats, sign),
+    )  # fmt: skip
 
 
 def _upper(row: int, column: int, sums: csr_array, square: csr_array | None = None) -> dict[str, NDArray[np.generic]]:
