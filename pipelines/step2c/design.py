@@ -118,7 +118,7 @@ def _range(mask: NDArray[np.bool_]) -> range:
 
 
 def _of_band(rows: Rows, visits: range, flats: range, catalogue: NDArray[np.bool_]) -> tuple[Array, *tuple[csr_array, ...]]:
-    """Sums over the observations of a band, some stars at a time: rows of SUMS (5, V + F) over the terms of ``visits`` and ``flats``
+    """Sums over the observations of a band, some stars at a time: rows of SUMS (5, V + F) over terms of ``visits`` and ``flats``
     (``catalogue``: which are the reference catalogue's); and equations: among visits (V, V), n11 and n1c in one, then ncc; between
     visits and flats (V, F), n11 and n1c in one; of flats (F, F)."""
     star = rows["star"]
