@@ -29,8 +29,8 @@ from pipelines.step2c.settings import Settings
 Tables = Mapping[str, pa.Table | Path]
 T = TypeVar("T")
 DEFAULTS = Settings()
-#: What waits on disk until it is added up: equations, what summaries say of single detectors, and what solutions leave there.
-SPILLED = ("normal_equation", "detector_fact", "calib_residual")
+#: What waits on disk until it is added up: equations, what summaries say of detectors, how far those err, and what is left of them.
+SPILLED = ("normal_equation", "detector_fact", "calib_error", "calib_residual")
 #: What a summary says of a whole visit.
 OF_VISIT = ("instrument", "band", "physical_filter", "day_obs", "exposure_time", "airmass", "mjd_mid", "absolute")
 
@@ -92,9 +92,10 @@ def calibrate(
             "solve",
             lambda: _on(merged, all_threads, lambda con: solution.solve(con, camera or cameras.of(con), settings, threads)),
         )
+        _timed(seconds, "solve", lambda: _spill(solved.pop("calib_error"), all_threads, "calib_error", 0))
         shared = {name: solved[name] for name in ("calib_visit", "calib_flat")}
         found = _timed(seconds, "standards", lambda: run(_standards, shared))
-        inputs = {**shared, "calib_error": solved.pop("calib_error"), "visit_fact": merged["visit_fact"]}
+        inputs = {**shared, "visit_fact": merged["visit_fact"]}
         products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in found[0]}}
         bands = sorted(shared["calib_visit"]["band"].unique().to_pylist())
         products["photo_calib"] = _timed(
@@ -103,7 +104,7 @@ def calibrate(
             lambda: pa.concat_tables(_zero_points(band, inputs, settings, camera, half) for band in bands),
         )
         if details:
-            products |= {"calib_error": inputs["calib_error"], "calib_residual": pq.read_table(f"{folder}/calib_residual")}
+            products |= {name: pq.read_table(f"{folder}/{name}") for name in ("calib_error", "calib_residual")}
     return Calibration(products, seconds, sum(count for _, count, _ in made))
 
 
@@ -144,8 +145,8 @@ def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection
 
 
 def _spill(rows: pa.Table, limits: Limits, name: str, number: int) -> None:
-    """Leave what a tract makes on disk."""
-    texts = [column.name for column in rows.schema if pa.types.is_string(column.type)]
+    """Leave what a tract makes, or the solution, on disk."""
+    texts = [column.name for column in rows.schema if pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)]
     path = f"{limits.folder}/{name}/{number:06d}.parquet"
     pq.write_table(rows, path, compression="lz4", use_dictionary=texts, write_statistics=texts)
 

@@ -49,7 +49,7 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
     """Solve ``system`` (P, P) p = ``right`` (P,). ``group`` (G,) numbers the visits of the first G unknowns (zero points,
     gradients); the others are few. ``start`` (P,): where iterations begin.
 
-    Without ``probes`` the variances of a large system are those of its preconditioner.
+    Without ``probes`` the variances of a large system are the least that they can be.
 
     NotSolved where the matrix is not positive definite, or the residual (in the units of errors) does not fall below ``tolerance``
     of the right side.
@@ -63,7 +63,7 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
     goal = tolerance * float(np.sqrt(right @ base.apply(right)))
     found, iterations = conjugate_gradients(system.__matmul__, base.apply, right - system @ start, goal)
     samples = _samples(system, base, probes)
-    stated = base.diagonal()
+    stated = base.diagonal() if probes else 1.0 / diagonal
     variances = np.maximum(stated * _ratio(*samples), 1.0 / diagonal)
     more = np.sqrt(variances / stated)  # correlations are those of the preconditioner
 
