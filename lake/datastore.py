@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -21,13 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
+from lake import folders
 from lake.durable import fsync_dir, fsync_file
 from lake.objects import ObjectPath, is_object
 from lake.site import LakeError, Site
 
 CHUNK = 4 * 2**20
-#: Files whose sizes are asked for at once.
-LOOKED_AT = 5000
 #: Names of unfinished files start so; one older than its writer is a leftover.
 TEMPORARY = ".tmp-"
 #: Characters that a name of a file has not.
@@ -183,17 +181,12 @@ def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | N
 
 
 def suspects(site: Site, paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> list[str]:
-    """Those of many files that are not in storage with these sizes, or not below the site's root: check() says why.
-
-    For one thread beside DuckDB and Arrow: a second one would wait for the interpreter's lock, for longer than it works.
-    """
+    """Those of many files that are not in storage with these sizes, or not below the site's root: check() says why."""
     if is_object(site.root):  # an object store is asked by name, one by one
         return [path for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True) if _differs(site, path, size)]
-    wrong: list[str] = []
-    with _Folders(site.root) as folders:
-        for begin in range(0, len(paths), LOOKED_AT):
-            wrong += folders.differing(*(column.slice(begin, LOOKED_AT).to_pylist() for column in (paths, sizes)))
-    return wrong
+    return folders.differing(
+        site.root, len(paths), lambda first, count: (paths.slice(first, count).to_pylist(), sizes.slice(first, count).to_pylist())
+    )
 
 
 def _differs(site: Site, path: str, size: int) -> bool:
@@ -201,55 +194,6 @@ def _differs(site: Site, path: str, size: int) -> bool:
         return check(site, path, size) is not None
     except LakeError:
         return True
-
-
-class _Folders:
-    """Directories below a site's root, opened name by name: what is seen in one lies behind no symbolic link."""
-
-    def __init__(self, root: Path) -> None:
-        self._names: list[str] = []
-        self._opened = [os.open(root, os.O_PATH | os.O_DIRECTORY)]
-
-    def __enter__(self) -> _Folders:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave(0)
-        os.close(self._opened.pop())
-
-    def differing(self, paths: list[str], sizes: list[int]) -> list[str]:
-        """Those of the paths at which there is no regular file of this size, as far as can be seen from here."""
-        wrong: list[str] = []
-        known, at = None, -1
-        for path, size in zip(paths, sizes, strict=True):
-            folder, _, name = path.rpartition("/")
-            try:
-                if folder != known:
-                    known = None
-                    at = self._enter(folder.split("/"))
-                    known = folder
-                status = os.lstat(name, dir_fd=at)
-                if status.st_size != size or not stat.S_ISREG(status.st_mode):
-                    wrong.append(path)
-            except (OSError, ValueError):
-                wrong.append(path)
-        return wrong
-
-    def _enter(self, names: list[str]) -> int:
-        """A descriptor of the directory; OSError where it is not there or a name leads elsewhere."""
-        self._leave(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._names, names, strict=False))))
-        for name in names[len(self._names) :]:
-            if name == "..":
-                raise NotADirectoryError(name)
-            self._opened.append(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._opened[-1]))
-            self._names.append(name)
-        return self._opened[-1]
-
-    def _leave(self, depth: int) -> None:
-        """Close all that is deeper than ``depth`` names."""
-        while len(self._names) > depth:
-            self._names.pop()
-            os.close(self._opened.pop())
 
 
 def outside(paths: pa.Array | pa.ChunkedArray) -> list[str]:
