@@ -7,9 +7,9 @@ commit is looked for each time.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ Demand = tuple[str, Sequence[Range]]
 Bounds = tuple[np.ndarray, np.ndarray]
 #: Above so many rows in row groups, or files, a query engine is the faster reader.
 MOST_ROWS, MOST_FILES = 1_000_000, 32
-#: Footers that are kept; that of a million rows takes 5 MB.
-FOOTERS = 16
+#: Files that are kept open, and how many row groups their footers may have: those of a million rows take 5 MB.
+OPEN_FILES, OPEN_GROUPS = 64, 4096
 _LEAST: dict[type, Any] = {int: -(2**63), str: ""}
 _GREATEST: dict[type, Any] = {int: 2**63 - 1, str: chr(0x10FFFF)}
 
@@ -42,11 +42,9 @@ class RowGroups:
         self._site, self._table, self._prune = site, table, prune
         self._folder = site.table_path(table)
         self._fields = {each.name: each.remove_metadata().with_nullable(True) for each in schemas.table(table).arrow}
-        self._footer = lru_cache(FOOTERS)(self._read_footer)
+        self._opened: OrderedDict[str, pq.ParquetFile] = OrderedDict()  # the one used last at the end
         self._version: int | None = None
-        self._partitions: dict[str, dict[str, str]] = {}  # by file
-        self._sizes: dict[str, list[int]] = {}
-        self._bounds: dict[str, dict[str, Bounds]] = {}
+        self._files: dict[str, _File] = {}
         self._selections: dict[str, _Selection] = {}
 
     def rows(self, demands: Sequence[Demand], columns: Sequence[str]) -> pa.Table | None:
@@ -75,24 +73,27 @@ class RowGroups:
         version = delta.newest(self._site, self._table, self._version)
         if version == self._version:
             return
-        files = delta.files(self._site, self._table, self._prune)
-        self._partitions = {path: partition_of(path.removeprefix(f"{self._folder}/")) for path in files}
-        self._sizes = {path: self._sizes[path] for path in files if path in self._sizes}
-        self._bounds = {path: self._bounds.get(path, {}) for path in files}
+        live = delta.files(self._site, self._table, self._prune)
+        self._files = {path: self._files.get(path) or self._file(path) for path in live}
+        self._opened = OrderedDict((path, file) for path, file in self._opened.items() if path in self._files)
         self._selections = {}
         self._version = version
+
+    def _file(self, path: str) -> _File:
+        values = partition_of(path.removeprefix(f"{self._folder}/")).items()
+        return _File({name: pa.scalar(value).cast(self._fields[name].type).as_py() for name, value in values})
 
     def _selected(self, demands: Sequence[Demand]) -> _Selection:
         """The row groups of the files whose partition meets the demands."""
         key = repr(demands)
         if key not in self._selections:
-            files = [path for path, fixed in self._partitions.items() if all((fixed[c], fixed[c]) in r for c, r in demands)]
-            for path in files:
-                if path not in self._sizes:
-                    footer = self._footer(path)
-                    self._sizes[path] = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
-            groups = [(n, g, rows) for n, path in enumerate(files) for g, rows in enumerate(self._sizes[path])]
-            self._selections[key] = _Selection(files, np.array(groups, np.int64).reshape(-1, 3))
+            paths = [path for path, file in self._files.items() if all((file.fixed[c], file.fixed[c]) in r for c, r in demands)]
+            for path in paths:
+                if not (sizes := self._files[path].sizes):
+                    footer = self._open(path).metadata
+                    sizes += [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+            groups = [(n, g, rows) for n, path in enumerate(paths) for g, rows in enumerate(self._files[path].sizes)]
+            self._selections[key] = _Selection(paths, np.array(groups, np.int64).reshape(-1, 3))
         return self._selections[key]
 
     def _bounds_of(self, selection: _Selection, column: str) -> Bounds:
@@ -100,9 +101,9 @@ class RowGroups:
         if column not in selection.bounds:
             kind = int if pa.types.is_integer(self._fields[column].type) else str
             for path in selection.files:
-                if column not in self._bounds[path]:
-                    self._bounds[path][column] = _bounds(self._footer(path), column, kind)
-            parts = [self._bounds[path][column] for path in selection.files]
+                if column not in self._files[path].bounds:
+                    self._files[path].bounds[column] = _bounds(self._open(path).metadata, column, kind)
+            parts = [self._files[path].bounds[column] for path in selection.files]
             empty = np.empty(0, np.int64 if kind is int else object)
             selection.bounds[column] = (
                 np.concatenate([empty, *(low for low, _ in parts)]),
@@ -110,43 +111,72 @@ class RowGroups:
             )
         return selection.bounds[column]
 
-    def _read_footer(self, path: str) -> pq.FileMetaData:
-        try:
-            return pq.read_metadata(source(at(path)))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise self._unreadable(path, error) from None
+    def _open(self, path: str) -> pq.ParquetFile:
+        """A file that stays open: opening it and reading its footer would often cost more than what is read."""
+        if path not in self._opened:
+            texts = [each.name for each in self._fields.values() if pa.types.is_string(each.type)]
+            repeated = [name for name in texts if name not in (*SINGULAR.get(self._table, ()), *self._files[path].fixed)]
+            try:
+                self._opened[path] = pq.ParquetFile(source(at(path)), read_dictionary=repeated, page_checksum_verification=True)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise self._unreadable(path, error) from None
+            while len(self._opened) > OPEN_FILES or (
+                len(self._opened) > 1 and sum(file.num_row_groups for file in self._opened.values()) > OPEN_GROUPS
+            ):
+                self._opened.popitem(last=False)
+        self._opened.move_to_end(path)
+        return self._opened[path]
 
     def _unreadable(self, path: str, error: Exception) -> DeltaError:
         return DeltaError(f"site {self._site.name}: table {self._table}: {path} cannot be read: {one_line(error)}; restore it")
 
     def _read(self, path: str, groups: np.ndarray, tests: Sequence[Demand], schema: pa.Schema) -> pa.Table:
         """The rows that meet the tests out of row groups (number, rows) of a file: other columns only of those with any."""
-        fixed = self._partitions[path]
-        stored = [name for name in schema.names if name not in fixed]
-        tested = list(dict.fromkeys(column for column, _ in tests)) or stored[:1]
-        others = [name for name in stored if name not in tested]
-        texts = [name for name in (*tested, *others) if pa.types.is_string(self._fields[name].type)]
-        repeated = [name for name in texts if name not in SINGULAR.get(self._table, ())]
+        numbers, of_group = groups[:, 0].tolist(), np.repeat(np.arange(len(groups)), groups[:, 1])
+        met, found = np.ones(len(of_group), bool), dict[str, pa.ChunkedArray]()
         try:
-            with pq.ParquetFile(
-                source(at(path)), metadata=self._footer(path), read_dictionary=repeated, page_checksum_verification=True
-            ) as file:
-                rows = file.read_row_groups(groups[:, 0].tolist(), columns=tested, use_threads=False)
+            file, known = self._open(path), self._files[path]
+            same = known.fixed | dict(set.intersection(*(known.same(file.metadata, g) for g in numbers)))
+            tests = [(column, ranges) for column, ranges in tests if column not in same or not _lies(same[column], ranges)]
+            tested = list(dict.fromkeys(column for column, _ in tests))
+            if tested:
+                rows = file.read_row_groups(numbers, columns=tested, use_threads=False)
                 met = _meet(rows, tests)
-                of_group = np.repeat(np.arange(len(groups)), groups[:, 1])
-                hit = np.unique(of_group[met])
-                found = dict(zip(tested, rows.filter(pa.array(met)).columns, strict=True))
-                if len(hit) and others:
-                    rows = file.read_row_groups(groups[hit, 0].tolist(), columns=others)
-                    met = met[np.isin(of_group, hit)] if len(hit) < len(groups) else met
-                    found |= zip(others, rows.filter(pa.array(met)).columns, strict=True)
+                found |= zip(tested, rows.filter(pa.array(met)).columns, strict=True)
+            others = [name for name in schema.names if name not in tested and name not in same]
+            hit = np.unique(of_group[met])
+            if len(hit) and others:
+                rows = file.read_row_groups(groups[hit, 0].tolist(), columns=others)
+                found |= zip(others, rows.filter(pa.array(met[np.isin(of_group, hit)])).columns, strict=True)
         except (OSError, pa.ArrowInvalid) as error:
+            self._opened.pop(path, None)  # what is restored has its name
             raise self._unreadable(path, error) from None
         if not len(hit):
             return schema.empty_table()
-        count = len(next(iter(found.values())))
-        found |= {name: pa.chunked_array([pa.repeat(value, count)]) for name, value in fixed.items()}
-        return pa.table([found[name].cast(self._fields[name].type) for name in schema.names], schema=schema)
+        count = np.count_nonzero(met)
+        for name in schema.names:
+            kind = self._fields[name].type
+            if name not in found:
+                found[name] = pa.chunked_array([pa.repeat(pa.scalar(same[name], kind), count)])
+            elif found[name].type != kind:
+                found[name] = found[name].cast(kind)
+        return pa.table([found[name] for name in schema.names], schema=schema)
+
+
+@dataclass
+class _File:
+    """What is known of a file: values of its partition; by row group how many rows, bounds of columns, columns of one value."""
+
+    fixed: dict[str, Any]
+    sizes: list[int] = field(default_factory=list)
+    bounds: dict[str, Bounds] = field(default_factory=dict)
+    constants: dict[int, set[tuple[str, Any]]] = field(default_factory=dict)
+
+    def same(self, footer: pq.FileMetaData, group: int) -> set[tuple[str, Any]]:
+        """Columns that have one value in a row group, or only null, with it: they need not be read."""
+        if group not in self.constants:
+            self.constants[group] = set(_same(footer.row_group(group)))
+        return self.constants[group]
 
 
 @dataclass
@@ -182,6 +212,11 @@ def _lie(values: pa.Array, ranges: Sequence[Range]) -> np.ndarray:
     return lie & np.asarray(values.is_valid()) if values.null_count else lie
 
 
+def _lies(value: Any, ranges: Sequence[Range]) -> bool:
+    """Whether a value lies in one of the ranges."""
+    return value is not None and any((low is None or low <= value) and (high is None or value <= high) for low, high in ranges)
+
+
 def _overlap(least: np.ndarray, greatest: np.ndarray, ranges: Sequence[Range]) -> np.ndarray:
     """Which row groups may hold a value in one of the ranges."""
     kind = str if least.dtype == object else int
@@ -208,3 +243,15 @@ def _bounds(footer: pq.FileMetaData, column: str, kind: type) -> Bounds:
         elif known is not None and known.has_null_count and known.null_count == footer.row_group(g).num_rows:
             low[g], high[g] = high[g], low[g]
     return low, high
+
+
+def _same(group: pq.RowGroupMetaData) -> Iterator[tuple[str, Any]]:
+    """Columns of which all rows of a row group have one value (a NaN would not be counted: no floats), or null."""
+    for column in map(group.column, range(group.num_columns)):
+        known = column.statistics
+        if known is None or not known.has_null_count:
+            continue
+        if known.null_count == group.num_rows:
+            yield column.path_in_schema, None
+        elif not known.null_count and known.has_min_max and known.min == known.max and not isinstance(known.min, float):
+            yield column.path_in_schema, known.min
