@@ -144,14 +144,14 @@ class RowGroups:
                 met = _meet(rows, tests)
                 found |= zip(tested, rows.filter(pa.array(met)).columns, strict=True)
             others = [name for name in schema.names if name not in tested and name not in same]
-            hit = np.unique(of_group[met])
-            if len(hit) and others:
+            hit = np.bincount(of_group[met], minlength=len(groups)) > 0
+            if hit.any() and others:
                 rows = file.read_row_groups(groups[hit, 0].tolist(), columns=others)
-                found |= zip(others, rows.filter(pa.array(met[np.isin(of_group, hit)])).columns, strict=True)
+                found |= zip(others, rows.filter(pa.array(met[hit[of_group]])).columns, strict=True)
         except (OSError, pa.ArrowInvalid) as error:
             self._opened.pop(path, None)  # what is restored has its name
             raise self._unreadable(path, error) from None
-        if not len(hit):
+        if not hit.any():
             return schema.empty_table()
         count = np.count_nonzero(met)
         for name in schema.names:

@@ -134,6 +134,58 @@ def test_only_row_groups_that_can_match_are_read(lake: Lake, monkeypatch: pytest
     assert found.num_rows == 1 and {len(groups) for _, groups in read} == {1} and max(number for number, _ in read) > 1
 
 
+def test_columns_of_one_value_are_not_read(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, read = lake.central, set[str]()
+    plain = pq.ParquetFile.read_row_groups
+
+    def noted(file: pq.ParquetFile, groups: list[int], columns: list[str], **options: object) -> pa.Table:
+        read.update(columns)
+        return plain(file, groups, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", noted)
+    with query.connect(lake, [site.name], site.name) as con:
+        found = search.look(con, site, ["raw"], parse("instrument = 'Cam' AND visit = 1 AND detector < 2"))
+    assert found.num_rows == 3 and {*found["instrument"].to_pylist()} == {"Cam"} and {*found["tract"].to_pylist()} == {None}
+    assert {"dataset_id", "detector", "path"} <= read and not read & {
+        "instrument",
+        "run",
+        "origin",
+        "registered_at",
+        "tract",
+        "rows",
+    }
+
+
+@pytest.mark.parametrize(("files", "groups"), [(1, 4096), (64, 1)])
+def test_few_files_stay_open(lake: Lake, files: int, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, conditions = lake.central, [parse(where) for where in ("visit = 1", "tract = 9469", "run = 'other'", "")]
+    with query.connect(lake, [site.name], site.name) as con:
+        expected = [search.look(con, site, None, condition) for condition in conditions]
+    monkeypatch.setattr(row_groups, "OPEN_FILES", files)
+    monkeypatch.setattr(row_groups, "OPEN_GROUPS", groups)
+    with query.connect(lake, [site.name], site.name) as con:
+        assert [search.look(con, site, None, condition) for condition in conditions] == expected
+        assert len(con.row_groups(site.name, "dataset")._opened) == 1 < len(delta.files(site, "dataset"))
+
+
+def test_a_file_that_was_restored_is_read_again(tmp_path: Path) -> None:
+    lake = make(tmp_path / "lake", 2, 3, raws=True)
+    site = lake.central
+    (file,) = map(Path, delta.files(site, "dataset"))
+    content = file.read_bytes()
+    ids = pq.read_metadata(file).row_group(0).column(0)
+    with query.connect(lake, [site.name], site.name) as con:
+        expected = search.look(con, site, ["raw"], parse("visit = 1"))
+        with file.open("r+b") as damaged:
+            damaged.seek(ids.data_page_offset)
+            damaged.write(b"?" * ids.total_compressed_size)
+        with pytest.raises(DeltaError, match="cannot be read"):
+            search.look(con, site, ["raw"], parse("visit = 1"))
+        file.unlink()
+        file.write_bytes(content)
+        assert search.look(con, site, ["raw"], parse("visit = 1")).equals(expected)
+
+
 def test_footprints_of_a_tract_lie_together(tmp_path: Path) -> None:
     site = make(tmp_path / "lake", 6, 3).central
     add_dimensions(site, range(7, 9))
