@@ -34,6 +34,8 @@ SINGULAR = {
 }  # fmt: skip
 #: Columns by which rows lie together in a file, where those of the key are not it: footprints are looked for by what they touch.
 TOGETHER = {"visit_detector_patch": ("skymap", "tract")}
+#: Columns by which rows are sought beside those of the key and the data ID: a batch is compared with what its runs have.
+SOUGHT = {"dataset": ("run",)}
 #: Data files written here for appended rows; files of slices have the name of their table instead.
 APPENDED = "part-"
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+")
@@ -154,12 +156,12 @@ def _json(value: Any) -> Any:
 
 
 def indexed_columns(table: str) -> list[str]:
-    """Columns with statistics: keys, data ID columns, positions and times, in declared order."""
-    schema = schemas.table(table)
+    """Columns with statistics: keys, data ID columns, positions, times and what is SOUGHT, in declared order."""
+    schema, sought = schemas.table(table), SOUGHT.get(table, ())
     found = []
     for field in schema.arrow:
         ucd = (field.metadata or {}).get(b"ucd", b"").decode()
         keyed = field.name in schema.primary_key or field.name in schemas.DATA_ID or pa.types.is_timestamp(field.type)
-        if field.name not in schema.partition_by and (keyed or ucd.startswith(("pos.eq", "time.epoch"))):
+        if field.name not in schema.partition_by and (keyed or field.name in sought or ucd.startswith(("pos.eq", "time.epoch"))):
             found.append(field.name)
     return found

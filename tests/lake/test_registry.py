@@ -138,6 +138,31 @@ def test_the_same_data_id_in_another_run_is_another_dataset(site: Site) -> None:
     assert verdicts(ingest(site, datasets([changed(rows[0], run="it's/another", checksum="f" * 64)]))) == ["rejected"]
 
 
+def test_a_batch_is_compared_with_files_of_its_runs_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file of another run has the same visits; files written without statistics of runs are looked into."""
+    rows, listed = images(site, [1, 2]), []
+    plain = delta.files
+
+    def noted(site: Site, table: str, prune: str | None = None) -> list[str]:
+        found = plain(site, table, prune)
+        listed.extend(found if table == "dataset" else [])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lake.parquet.SOUGHT", {})
+        ingest(site, datasets(changed(row, run="old") for row in rows))
+    (old,) = plain(site, "dataset")
+    monkeypatch.setattr(delta, "files", noted)
+    for run in ("one", "two", "it's/another"):
+        listed.clear()
+        assert set(verdicts(ingest(site, datasets(changed(row, run=run) for row in rows)))) == {"accepted"}
+        assert listed == [old]
+    for run in ("old", "one", "it's/another"):
+        listed.clear()
+        assert set(verdicts(ingest(site, datasets(changed(row, run=run) for row in rows)))) == {"present"}
+        assert old in listed and len(listed) == (1 if run == "old" else 2)
+
+
 def test_a_type_that_is_not_known_waits(site: Site) -> None:
     row = changed(images(site, [1])[0], dataset_type="visit_image")
     table = with_ids(None, datasets([changed(row, dataset_type="post_isr_image")]).set_column(
