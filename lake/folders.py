@@ -47,7 +47,7 @@ def _elsewhere(root: Path, firsts: deque[int], files: Callable[[int, int], Files
     """What differs of those files that another process looked at; where that fails, it leaves them."""
     wrong: list[str] = []
     first: int | None = None
-    command, pipe, none = [sys.executable, "-IS", __file__, root], subprocess.PIPE, subprocess.DEVNULL
+    command, pipe, none = [sys.executable, "-IS", __file__, str(root)], subprocess.PIPE, subprocess.DEVNULL
     with (
         suppress(OSError, ValueError, IndexError),
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, text=True) as other,
