@@ -275,7 +275,7 @@ class SiteCount:
             con.execute(f"INSERT INTO expected_odd FROM e x {within}")
             con.execute(f"INSERT INTO dataset_odd FROM d x {within}")
         con.execute("INSERT INTO odd SELECT dataset_id FROM expected_odd UNION SELECT dataset_id FROM dataset_odd")
-        waiting = "SELECT dataset_id, (record ->> 'exposure')::BIGINT AS exposure, (record ->> 'detector')::INTEGER AS detector"
+        waiting = "SELECT dataset_id, unnest(data_id(record))"
         for table in ELSEWHERE:
             con.execute(f"INSERT INTO odd SELECT x.dataset_id FROM ({waiting} FROM {table} WHERE dataset_type = 'raw') x {within}")
         self._near()

@@ -21,10 +21,11 @@ import pyarrow as pa
 import schemas
 from lake import delta
 from lake.site import LakeError, Site
+from lake.sql import statement
 
 #: Sums are kept with the (exposure, detector) whose products are not all there: no more than so many.
 KEEP_STOPPED = 2_000
-#: The statements that count: other statements, other sums.
+#: The statements that count (with the words of lake/sql/macros.sql): other statements, other sums.
 COUNTED_BY = ("expected_type", "manifest_type", "plain", "standing", "twins")
 #: States that a dataset may stay in. In any other, something is about to happen: such a type is not worth keeping.
 SETTLED = {"visible", "shadowed", "predicted_only", "unsuccessful", "cursed", "archived", "unexpected"}
@@ -38,7 +39,7 @@ def sql(name: str) -> str:
 
 def made_from(con: duckdb.DuckDBPyConnection, campaign: str, parts: Mapping[str, list[str]]) -> dict[str, str]:
     """By dataset type, a digest of all that its ledger is counted from; ``parts`` are its files, ``con`` as for made_from.sql."""
-    statements = [sql(name) for name in COUNTED_BY]
+    statements = [statement("macros"), *(sql(name) for name in COUNTED_BY)]
     events: dict[str, list[tuple[object, ...]]] = {}
     for kind, *event in con.execute(sql("made_from")).fetchall():
         events.setdefault(kind, []).append(tuple(event))

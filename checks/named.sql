@@ -8,9 +8,7 @@ FROM (FROM parked QUALIFY row_number() OVER (
 WHERE state IN ('parked', 'rejected')
 UNION
 SELECT path
-FROM (FROM transfer QUALIFY row_number() OVER (
-    PARTITION BY rule_id, path ORDER BY noted_at DESC, attempt DESC,
-    list_position(['queued', 'copying', 'arrived', 'verified', 'failed', 'parked', 'ingested'], state) DESC) = 1)
+FROM (FROM transfer QUALIFY last_event(transfer))
 WHERE state IN ('copying', 'arrived', 'verified', 'parked')
 UNION
 SELECT path

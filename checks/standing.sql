@@ -23,17 +23,12 @@ rule_now AS (
     FROM rule QUALIFY row_number() OVER (PARTITION BY rule_id ORDER BY revision DESC, noted_at DESC) = 1
 ),
 transfer_now AS (
-    FROM transfer QUALIFY row_number() OVER (
-        PARTITION BY rule_id, path ORDER BY attempt DESC,
-        list_position(['queued', 'copying', 'arrived', 'verified', 'parked', 'failed', 'ingested', 'deleted'], state) DESC,
-        noted_at DESC) = 1
+    FROM transfer QUALIFY last_event(transfer)
 ),
 parked_event AS (  -- what came by a rule and waits, the transfer log alone says
-    SELECT dataset_id, dataset_type, run, exposure, visit, detector, tract, state, reason, record, noted_at FROM parked
-    UNION ALL
-    SELECT
-        m.dataset_id, m.dataset_type, m.record ->> 'run', (m.record ->> 'exposure')::BIGINT, (m.record ->> 'visit')::BIGINT,
-        (m.record ->> 'detector')::INTEGER, (m.record ->> 'tract')::INTEGER, t.state, t.reason, m.record, t.noted_at
+    FROM parked
+    UNION ALL BY NAME
+    SELECT m.dataset_id, m.dataset_type, m.record ->> 'run' AS run, unnest(data_id(m.record)), t.state, t.reason, m.record, t.noted_at
     FROM transfer_now t JOIN manifest m USING (rule_id, path)
     WHERE t.state = 'parked'
 ),
@@ -65,9 +60,7 @@ predicted AS (
 moved AS (
     SELECT
         m.rule_id, m.path, m.dataset_id, m.dataset_type, split_part(r.name, '/', 1) AS phase, r.name AS rule_name,
-        r.state AS rule_state, r.reason AS rule_reason, m.record ->> 'checksum' AS checksum, m.record ->> 'run' AS run,
-        (m.record ->> 'exposure')::BIGINT AS exposure, (m.record ->> 'visit')::BIGINT AS visit,
-        (m.record ->> 'detector')::INTEGER AS detector, (m.record ->> 'tract')::INTEGER AS tract
+        r.state AS rule_state, r.reason AS rule_reason, unnest(data_id(m.record))
     FROM manifest m JOIN rule_now r USING (rule_id) ANTI JOIN forgotten USING (dataset_id)
     WHERE starts_with(m.record ->> 'run', $campaign || '/')
       AND (r.state <> 'EXPIRED' OR m.dataset_id IN (SELECT dataset_id FROM held))  -- what has had its time may be gone
@@ -92,6 +85,7 @@ twin AS (
     ANTI JOIN certification c USING (dataset_id)  -- calibrations are found by time, not by place in the chain
 ),
 put_away AS (  -- what the campaign began with here
+    SELECT *, unnest(data_id(record))
     FROM archived ANTI JOIN predicted USING (dataset_id) ANTI JOIN moved USING (dataset_id)
     WHERE starts_with(run, $campaign || '/') AND record ->> 'origin' = $site AND record ->> 'quantum_id' IS NULL
 ),
@@ -115,8 +109,7 @@ wanted AS (
     ANTI JOIN put_away a USING (dataset_id)
     UNION ALL
     SELECT 'placed', if(starts_with(split_part(a.run, '/', 2), 'step'), split_part(a.run, '/', 2), 'place'),
-           a.dataset_type, a.dataset_id, NULL, (a.record ->> 'exposure')::BIGINT, (a.record ->> 'visit')::BIGINT,
-           (a.record ->> 'detector')::INTEGER, (a.record ->> 'tract')::INTEGER, NULL, NULL
+           a.dataset_type, a.dataset_id, NULL, a.exposure, a.visit, a.detector, a.tract, NULL, NULL
     FROM put_away a
 )
 SELECT

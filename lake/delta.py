@@ -26,6 +26,7 @@ from lake.fault import point
 from lake.handle import applied, current, ensure_table, live_files, open_table
 from lake.parquet import AddFile, DeltaError, write_files
 from lake.site import Site
+from lake.sql import statement
 
 __all__ = [
     "SQL_TYPES", "AddFile", "DeltaError", "Overtaken", "add_files", "added_since", "append", "connect", "cursor", "files",
@@ -42,12 +43,13 @@ _OPENING = threading.Lock()
 
 
 def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that loads no extension, and whose timestamps are UTC wherever it runs."""
+    """An in-memory DuckDB that loads no extension, knows lake/sql/macros.sql, and whose timestamps are UTC wherever it runs."""
     config: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     if threads is not None:
         config["threads"] = threads
     con = duckdb.connect(config=config)
     con.execute("SET TimeZone = 'UTC'")
+    con.execute(statement("macros"))
     attach(con)
     return con
 

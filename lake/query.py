@@ -29,6 +29,7 @@ from lake.access import attach
 from lake.reading import QueryError, named_tables
 from lake.row_groups import RowGroups
 from lake.site import Lake, Site
+from lake.sql import statement
 
 __all__ = ["Connection", "Parameters", "QueryError", "connect", "identifier", "literal", "query"]
 
@@ -83,6 +84,7 @@ class Connection:
             }
         )
         attach(self._con)
+        self._con.execute(statement("macros"))
         roots = ", ".join(literal(str(site.root)) for site in sites)
         for name in self.sites:
             self._con.execute(f"CREATE SCHEMA {identifier(name)}")

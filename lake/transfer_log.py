@@ -1,7 +1,7 @@
 """The transfer log of a site: every transition of every file that comes here, append-only.
 
 queued -> copying -> arrived -> verified -> ingested | parked, or failed (with the reason) and copying again; deleted when
-the lifetime of its rule is over. What a file's latest event is, its attempt and state decide (transfer_now.sql), never the
+the lifetime of its rule is over. What a file's latest event is, its attempt and state decide (macros.sql), never the
 clock: clocks jump back, and events may be written twice or late. So a state follows only lower ones of the same attempt.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,9 @@ import pytest
 from paper_lake import files, flip
 
 from checks import audit
-from lake import datastore, delta, publish, registry, slices, upkeep
+from lake import datastore, delta, publish, registry, slices, transfer_log, upkeep
 from lake.site import Lake, Site
+from lake.transfer_log import Event
 from pipelines import registration
 
 
@@ -94,6 +96,18 @@ def test_files_that_wait_or_travel_are_no_orphans(lake: Lake) -> None:
     unknown = registry.with_ids(None, unknown, {"raw": ("instrument", "exposure", "detector")})
     assert registry.ingest(site, unknown)["verdict"].to_pylist() == ["parked"]
     assert audit.audit(site).ok
+
+
+def test_a_clock_that_was_set_back_makes_no_orphan_of_what_came_again(lake: Lake) -> None:
+    """A first attempt failed while the clock was an hour fast; what the second one brought waits, and must not be removed."""
+    site, path, now = lake.central, "files/paper/raw/again.fits", datetime.now(UTC)
+    site.path(path).parent.mkdir(parents=True, exist_ok=True)
+    site.path(path).write_bytes(b"waits")
+    failed = Event("rule", path, "FRDF", "USDF", "failed", 1, 5, reason="broken pipe", noted_at=now + timedelta(hours=1))
+    transfer_log.write(site, [failed, Event("rule", path, "FRDF", "USDF", "parked", 2, 5, noted_at=now)])
+    assert audit.audit(site).ok and audit.remove_orphans(site) == [] and site.path(path).exists()
+    transfer_log.write(site, [Event("rule", path, "FRDF", "USDF", "failed", 2, 5, noted_at=now)])
+    assert states(audit.audit(site)) == {path: "orphan"}
 
 
 def test_temporary_files_are_orphans_once_they_are_stale(lake: Lake) -> None:

@@ -17,14 +17,7 @@ wanted AS (
     GROUP BY m.site, m.rule_id, m.path
 ),
 current_file AS (
-    SELECT site, rule_id, path, state, reason
-    FROM transfer
-    QUALIFY row_number() OVER (
-        PARTITION BY site, rule_id, path
-        ORDER BY attempt DESC,
-                 list_position(['queued', 'copying', 'arrived', 'verified', 'parked', 'failed', 'ingested', 'deleted'], state) DESC,
-                 noted_at DESC
-    ) = 1
+    SELECT site, rule_id, path, state, reason FROM transfer QUALIFY last_event(transfer)
 ),
 standing AS (
     SELECT
