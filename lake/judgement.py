@@ -32,9 +32,10 @@ CLUSTER = ("dataset_type", "visit", "tract", "detector", "patch", "dataset_id")
 #: Where it is noted what waits.
 Parking = Literal["table", "log", "both"]
 VERDICTS = pa.schema([("dataset_id", pa.string()), ("verdict", pa.string()), ("reason", pa.string())])
-JUDGED = pa.schema(
-    [("ordinal", pa.int64()), *((c, pa.string()) for c in ("dataset_id", "checksum")), ("nth", pa.int64())]
-    + [(c, pa.string()) for c in ("known_path", "verdict", "reason")]
+#: As verdicts.sql makes it.
+NOTHING_JUDGED = (
+    "CREATE OR REPLACE TEMP TABLE judged "
+    "(ordinal BIGINT, dataset_id VARCHAR, checksum VARCHAR, nth BIGINT, known_path VARCHAR, verdict VARCHAR, reason VARCHAR)"
 )
 PROBLEMS = pa.schema([("path", pa.string()), ("file_bytes", pa.int64()), ("problem", pa.string())])
 
@@ -159,12 +160,12 @@ def _verdicts(
     if not remarkable and not storage.num_rows:
         none = pa.nulls(datasets.num_rows, pa.string())
         accepted = pa.repeat("accepted", datasets.num_rows)
-        con.register("judged", JUDGED.empty_table())
+        con.execute(NOTHING_JUDGED)
         return pa.table({"verdict": accepted, "reason": none, "known_path": none}), ordered(datasets, CLUSTER)
     con.register("storage", storage)
-    judged = con.sql(statement("verdicts").replace("$site", f"'{site.name}'")).to_arrow_table()
-    con.register("judged", judged)
-    found = _spread(judged.select(["ordinal", "verdict", "reason", "known_path"]), datasets.num_rows)
+    con.execute(statement("verdicts").replace("$site", f"'{site.name}'"))
+    judged = con.sql("SELECT ordinal, verdict, reason, known_path FROM judged").to_arrow_table()
+    found = _spread(judged, datasets.num_rows)
     return found, ordered(_where(datasets, pc.equal(found["verdict"], "accepted")), CLUSTER)
 
 

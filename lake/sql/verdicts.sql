@@ -2,6 +2,7 @@
 -- Inputs: given (ordinal, the columns of dataset, fault, unknown_type: see identified.sql), known and repeated (see their files),
 --         unknown (ordinal, what: has no record here), storage (path, file_bytes, problem: files that are not as claimed); $site is replaced by a literal.
 -- Grain: one row per such row of given.
+CREATE OR REPLACE TEMP TABLE judged AS
 WITH compared AS (
     SELECT
         g.ordinal, g.dataset_id, g.dataset_type, g.checksum, g.fault, g.unknown_type, u.what, x.problem, k.known_checksum, k.known_path,
