@@ -81,27 +81,31 @@ def judge(lake: Lake, campaign: str, suite: str | None = None, keep: bool = True
 
     ``spare`` as in audit(). LakeError when there is no such campaign or suite.
     """
+    with connect(lake) as con:
+        return judge_subject(Subject(lake, campaign, con, definition_of(lake, campaign), spare), suite, keep)
+
+
+def judge_subject(subject: Subject, suite: str | None = None, keep: bool = False) -> Verdict:
+    """As judge(), of a subject that serves others too: its ledger and its storage are looked at once for all."""
     if suite is not None and suite not in suites():
         raise LakeError(f"no suite {suite!r}; known: {', '.join(suites())}")
     checks: list[Check] = []
     tables: dict[tuple[str, str], pa.Table] = {}
     kept: list[Row] = []
-    with connect(lake) as con:
-        subject = Subject(lake, campaign, con, definition_of(lake, campaign), spare)
-        judged = Judge()
-        for name in [suite] if suite else suites():
-            for part in suites()[name]:
-                try:
-                    table = measures.measure(subject, part["metric"])
-                except (QueryError, LakeError, duckdb.Error, OSError) as error:
-                    reason = " ".join(str(error).split())
-                    checks += [Check(name, part["metric"], e["says"], False, "", error=reason) for e in part["expect"]]
-                    continue
-                tables[(name, part["metric"])] = table
-                checks += [judged.check(subject, name, part, expectation, table) for expectation in part["expect"]]
-                kept += _numbers(part, table)
+    judged = Judge()
+    for name in [suite] if suite else suites():
+        for part in suites()[name]:
+            try:
+                table = measures.measure(subject, part["metric"])
+            except (QueryError, LakeError, duckdb.Error, OSError) as error:
+                reason = " ".join(str(error).split())
+                checks += [Check(name, part["metric"], e["says"], False, "", error=reason) for e in part["expect"]]
+                continue
+            tables[(name, part["metric"])] = table
+            checks += [judged.check(subject, name, part, expectation, table) for expectation in part["expect"]]
+            kept += _numbers(part, table)
     if keep:
-        _keep(lake, campaign, checks, kept)
+        _keep(subject.lake, subject.campaign, checks, kept)
     return Verdict(checks, tables)
 
 

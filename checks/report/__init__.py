@@ -48,12 +48,11 @@ def _page(lake: Lake, campaign: str, definition: dict[str, Any], ledger: Ledger 
     from checks import suites
     from checks.report import sections
 
-    verdict = verdict or suites.judge(lake, campaign, keep=False)
     with connect(lake) as con:
         subject = Subject(lake, campaign, con, definition)
         if ledger is not None:
             subject.know(ledger)
-        parts = sections.every(subject, verdict)
+        parts = sections.every(subject, verdict or suites.judge_subject(subject))
     body = "\n".join(
         f'<section id="{part.name}"><h2>{escape(part.title)}</h2>\n{part.html}\n</section>' for part in parts if part.title
     )
