@@ -53,7 +53,7 @@ def test_nothing_writes_the_environment_down(tmp_path: Path, monkeypatch: pytest
     """Jobs that fail and succeed, commands that work and do not, all with credentials in their environment."""
     for name in NAMES:
         monkeypatch.setenv(name, SECRET)
-    lake = toy.lake(tmp_path / "lake", 2, raws=True)
+    lake = toy.make(tmp_path / "lake", 2)
     journal = Journal(lake, "toy")
     campaign = toy.campaign(config={"isr": {"acts": {"1.0": "fail"}}}, attempts=1)
     runner = SiteRunner(lake.central, toy.pipeline(), campaign, journal, "software")

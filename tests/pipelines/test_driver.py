@@ -33,9 +33,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setattr(inception, "check", lambda *_: None)
     monkeypatch.setattr(inception, "fill", lambda *_: None)
     monkeypatch.setattr(execute, "pool", ThreadPoolExecutor)  # quick to start; real pools are tested with the runner
-    made = toy.lake(tmp_path / "lake", 3, raws=True)
-    toy.place(made.site("B"), 3)
-    return made
+    return toy.lake(tmp_path / "lake", 3, raws=True, at="AB")
 
 
 def campaign(**given: Any) -> Campaign:

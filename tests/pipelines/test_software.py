@@ -138,8 +138,7 @@ def test_a_site_without_the_fingerprint_or_with_a_damaged_one(tmp_path: Path) ->
 
 def test_a_refused_site_stops_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A drives on, B is refused with the package named; once it has the pinned version, the same command finishes."""
-    lake = toy.lake(tmp_path / "lake", 2, raws=True)
-    toy.place(lake.site("B"), 2)
+    lake = toy.lake(tmp_path / "lake", 2, raws=True, at="AB")
     monkeypatch.setattr(definition, "load", lambda path=None: toy.pipeline())
     monkeypatch.setattr(placement, "PLANS", {"catalogue": (("steps", ("step1", "step2a")),)})
     monkeypatch.setattr(inception, "check", lambda *_: None)

@@ -6,9 +6,13 @@ detector 1 on patch 1 of tract 1, and in odd visits also on patch 0 of tract 2.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +108,28 @@ def campaign(
 # -- the lake ----------------------------------------------------------------------------------------------------------
 
 
-def lake(root: Path, visits: int = 4, raws: bool = False) -> Lake:
-    """Sites A (central) and B; A knows the visits, and has their raws and flats if asked for."""
+def lake(root: Path, visits: int = 4, raws: bool = False, at: str = "A") -> Lake:
+    """Sites A (central) and B, which know the visits; those that ``at`` names have their raws and flats, if asked for."""
+    shutil.copytree(_template(visits, at if raws else "", tuple(definition.load().dataset_types)), root)
+    return Lake.open(root)
+
+
+@cache
+def _template(visits: int, at: str, declared: tuple[str, ...]) -> Path:
+    """The lake that lake() copies, made once for the dataset types that are declared: a lake does not know where it lies."""
+    folder = tempfile.TemporaryDirectory(prefix="toy-lake-")
+    atexit.register(folder.cleanup)
+    return make(Path(folder.name) / "lake", visits, at).root
+
+
+def make(root: Path, visits: int, at: str = "A") -> Lake:
+    """As lake() with raws, from nothing."""
     made = Lake.create(root, {"A": {"central": True}, "B": {}})
     for site in made.sites.values():
         registration.declare(site, "toy", [])
         know(site, visits)
-    if raws:
-        place(made.central, visits)
+    for name in at:
+        place(made.site(name), visits)
     return made
 
 
