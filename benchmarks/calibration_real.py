@@ -55,7 +55,8 @@ def run(scale: int) -> Iterator[Quantity]:
 
 def _scatter(truth: pa.Table, design: Design) -> float:
     """How far the detectors of a visit are off by themselves: the zero points without their means over each visit, and over each
-    (epoch, band, detector), robust (mag). An operator knows this of a camera from earlier solutions."""
+    (epoch, band, detector), rms (mag): their tails are wide, and errors are made of variances. An operator knows this of a camera
+    from earlier solutions."""
     import duckdb
 
     with duckdb.connect() as con:
@@ -67,7 +68,7 @@ def _scatter(truth: pa.Table, design: Design) -> float:
             "k <= day_obs)) AS epoch FROM nights) n USING (visit)), "
             "v AS (SELECT *, zero_point - avg(zero_point) OVER (PARTITION BY visit) AS z FROM e), "
             "f AS (SELECT z - avg(z) OVER p AS r, count(*) OVER p AS n FROM v WINDOW p AS (PARTITION BY band, epoch, detector)) "
-            "SELECT 1.4826 * median(abs(r) / sqrt(1 - 1.0 / n)) FROM f WHERE n > 1", {"epochs": list(design.epochs)},
+            "SELECT sqrt(avg(r * r / (1 - 1.0 / n))) FROM f WHERE n > 1", {"epochs": list(design.epochs)},
         ).fetchall()[0][0])  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 -- grain: one row per visit, detector; in the order of visit and detector
 WITH merged AS (
   SELECT visit, detector, sum(nStar) AS stars, total(weight) AS weight, total(weight * residual) AS wr, total(chi2) AS chi2,
-         total(weight * others) AS wo
+         sum(ownWeight) AS ownWeight, total(weight * others) AS wo, total(weight * clouded) AS wc
   FROM calib_residual GROUP BY visit, detector
 ),
 known AS (
@@ -25,7 +25,9 @@ SELECT
   coalesce(k.stars, 0) AS stars,
   coalesce(k.weight, 0) AS weight,
   coalesce(k.wr / greatest(k.weight, 1e-9), 0) AS g,
+  coalesce(k.ownWeight, 0) AS ownWeight,
   coalesce(k.wo / greatest(k.weight, 1e-9), 0) AS others,
+  coalesce(k.wc / greatest(k.weight, 1e-9), 0) AS clouded,
   x.chi2
 FROM known k
 JOIN calib_visit v USING (visit)

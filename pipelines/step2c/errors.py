@@ -16,7 +16,6 @@ from scipy.sparse import coo_array, csr_array
 
 from pipelines.step2c.model import Equations, Model, Visits
 from pipelines.step2c.normal import Solution
-from pipelines.step2c.settings import Settings
 from pipelines.step2c.system import System
 
 Array = NDArray[np.float64]
@@ -44,7 +43,7 @@ class Detectors:
 
 def of_band(
     seen: Detectors, visits: Visits, component: IntArray, equations: Equations, model: Model, system: System, solution: Solution,
-    settings: Settings,
+    flat_prior: float, cloud_structure: float,
 ) -> dict[str, Array]:  # fmt: skip
     """Of each detector of a visit (B,), mag^2:
 
@@ -64,6 +63,7 @@ def of_band(
     for result, of_visit in ((own, inverse), (variance, covariance)):
         result[leaning] = np.einsum("bi,bij,bj->b", a, of_visit[at[leaning]], a)
     there = np.flatnonzero(flat >= 0)
+    variance[flat < 0] += flat_prior**2  # no star of the epoch tells of it
     variance[there] += solution.variances[flat[there]]
     variance[there] += 2.0 * solution.with_flats(model.zero)[at[there], flat[there] - first]
     for row, factor in zip(model.gradient, (x, y), strict=True):
@@ -74,8 +74,8 @@ def of_band(
     common = solution.variance(_means(model, component))
     return {
         "variance": np.maximum(variance, own), "ofVisit": own,
-        "ofFlat": _own_flats(equations, model, settings.flat)[flat], "common": common[component][at],
-        "structure": np.where(visits.clouded, settings.cloud_structure**2, 0.0)[at],
+        "ofFlat": _own_flats(equations, model, flat_prior)[flat], "common": common[component][at],
+        "structure": np.where(visits.clouded, cloud_structure**2, 0.0)[at],
     }  # fmt: skip
 
 
@@ -121,7 +121,8 @@ def _inverse(matrix: csr_array, number: IntArray) -> Array:
 
 
 def _own_flats(equations: Equations, model: Model, prior: float) -> Array:
-    """Variance (P + 1,) of each flat, all else known but that the mean of an epoch is zero; 0 for others and, last, for none."""
+    """Variance (P + 1,) of each flat, all else known but that the mean of an epoch is zero; 0 for others; last, of flats that no
+    star tells of: what is assumed of all."""
     u = model.unknowns
     weight = np.zeros(len(u.kind) + 1)
     own = np.flatnonzero(equations.kind == "flat")
@@ -130,4 +131,5 @@ def _own_flats(equations: Equations, model: Model, prior: float) -> Array:
     epochs, of_epoch = np.unique(np.asarray(u.epoch)[number], return_inverse=True)
     total = np.bincount(of_epoch, weight[number], len(epochs))
     weight[number] = 1.0 / weight[number] - 1.0 / total[of_epoch]
+    weight[-1] = prior**2
     return weight

@@ -1,10 +1,13 @@
 -- fit: what enters the normal equations: weights w, and magnitudes m by nominal zero points (which every tract knows alike).
--- inputs: weighted, visit
+-- inputs: weighted, visit, suspect(visit, gradient_x, gradient_y)
 -- grain: one row per star and visit
 CREATE OR REPLACE TEMP TABLE fit AS
-SELECT o.star, o.visit, o.detector, o.band, o.m + coalesce(v.nominal - v.prior, 0) AS m, c, xi, eta, px, py, gradient, clouded, w
+SELECT o.star, o.visit, o.detector, o.band,
+       o.m + coalesce(v.nominal - v.prior, 0) - coalesce(q.gradient_x * xi + q.gradient_y * eta, 0) AS m,
+       c, xi, eta, px, py, gradient, o.clouded, w
 FROM weighted o
 LEFT JOIN visit v USING (visit)
+LEFT JOIN suspect q USING (visit)
 WHERE used AND fitted;
 
 -- place: where stars were seen. What a detector is off by itself, in any visit ($scatter) or under clouds ($structure), it is off for

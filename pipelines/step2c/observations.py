@@ -39,15 +39,16 @@ def register_visits(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Se
 
 
 def suspects(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> pa.Table:
-    """Visits that may not be photometric, by their preliminary zero points alone: (visit, clouded).
+    """Visits that may not be photometric, by their preliminary zero points alone: (visit, clouded, gradient_x, gradient_y).
 
-    They have none, lie below the filter's nominal one, or show a plane over the field that is larger than noise makes it on
-    average; ``clouded`` are those whose plane is significant and large without the flats of the epoch. Too many are better than
-    too few: a term that is not needed is left out of the solution. What a visit's summary says is the same at every site, so that
-    all tracts keep the same terms for it; what the flats are is not, but ``clouded`` decides on weights alone.
+    They have none, lie below the filter's nominal one, or show a plane over the field: however much of it flats and noise may
+    make, they do not show that there is none. Too many are better than too few: a term that is not needed is left out of the
+    solution. What a visit's summary says is the same at every site, so that all tracts keep the same terms for it. What the flats
+    of the epoch are is not: with these taken off, ``clouded`` are those whose plane is significant and large, and the gradient
+    (mag/deg) is that of the plane, drawn to zero as far as it is noise. Both decide on weights alone.
     """
     dim = f"NOT known OR depth > {settings.suspect_depth}"
-    found = {row[0]: False for row in con.sql(f"SELECT visit FROM visit WHERE {dim} ORDER BY visit").fetchall()}
+    dark = np.asarray([row[0] for row in con.sql(f"SELECT visit FROM visit WHERE {dim} ORDER BY visit").fetchall()], np.int64)
     rows = con.sql(
         "SELECT s.visit, s.zeroPoint - v.prior AS z, s.zeroPoint - v.prior - p.zero AS without, f.x0, f.y0 "
         "FROM preliminary_visit_summary s JOIN visit v USING (visit) JOIN focal_plane f USING (detector) "
@@ -55,18 +56,21 @@ def suspects(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings)
         "WHERE isfinite(s.zeroPoint) ORDER BY s.visit, s.detector"
     ).fetchnumpy()
     visits, own, count = np.unique(np.asarray(rows["visit"]), return_inverse=True, return_counts=True)
-    if len(visits):
-        plane, noise = _planes(own, count, rows, "z")
-        found |= dict.fromkeys(visits[plane > np.maximum(1.5 * noise, settings.suspect_gradient**2)].tolist(), False)
-        plane, noise = _planes(own, count, rows, "without")
-        large = visits[plane > np.maximum(12.0 * noise, settings.cloud_tilt**2)].tolist()
-        found |= {number: True for number in large if number in found}
-    names = sorted(found)
-    return pa.table({"visit": pa.array(names, pa.int64()), "clouded": pa.array([found[v] for v in names], pa.bool_())})
+    plane, _, _ = _planes(own, count, rows, "z")
+    names = np.union1d(dark, visits[plane > settings.suspect_gradient**2])
+    plane, noise, gradient = _planes(own, count, rows, "without")
+    gradient *= np.maximum(1.0 - noise / np.maximum(plane, 1e-30), 0.0)
+    large = visits[plane > np.maximum(12.0 * noise, settings.cloud_tilt**2)]
+    found, at = np.isin(names, visits), np.searchsorted(visits, names).clip(max=max(len(visits) - 1, 0))
+    columns = {"visit": names, "clouded": np.isin(names, large)}
+    for axis, name in enumerate(("gradient_x", "gradient_y")):
+        columns[name] = np.where(found, gradient[axis][at], 0.0) if len(visits) else np.zeros(len(names))
+    return pa.table(columns)
 
 
-def _planes(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Array], name: str) -> tuple[Array, Array]:
-    """Mean square of the plane in zero points (column ``name``) of each visit's detectors, and what noise makes of it (mag^2)."""
+def _planes(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Array], name: str) -> tuple[Array, Array, Array]:
+    """Mean square of the plane in zero points (column ``name``) of each visit's detectors, what noise makes of it (mag^2), and its
+    gradient (2, V), mag/deg."""
     z, x, y = (np.asarray(rows[name], float) for name in (name, "x0", "y0"))
 
     def mean(value: Array) -> Array:
@@ -77,9 +81,9 @@ def _planes(own: NDArray[np.int64], count: NDArray[np.int64], rows: dict[str, Ar
     det = xx * yy - xy * xy
     narrow = (count < 5) | (det <= 1e-9 * (xx + yy) ** 2)
     det = np.where(narrow, 1.0, det)
-    gx, gy = (yy * xz - xy * yz) / det, (xx * yz - xy * xz) / det
-    plane = np.where(narrow, 0.0, np.maximum(gx * xz + gy * yz, 0.0))
-    return plane, np.maximum(zz - plane, 0.0) * 2.0 / np.maximum(count - 3, 1)
+    gradient = np.where(narrow, 0.0, np.stack([yy * xz - xy * yz, xx * yz - xy * xz]) / det)
+    plane = np.maximum(gradient[0] * xz + gradient[1] * yz, 0.0)
+    return plane, np.maximum(zz - plane, 0.0) * 2.0 / np.maximum(count - 3, 1), gradient
 
 
 def _references(con: duckdb.DuckDBPyConnection, settings: Settings) -> pa.Table:

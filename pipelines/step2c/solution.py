@@ -48,7 +48,8 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
 
 @dataclass(frozen=True)
 class Solved:
-    """A band's solution: values and errors of the unknowns, and the judgement of its visits (V,)."""
+    """A band's solution: values and errors of the unknowns, the judgement of its visits (V,), and how far flats were taken to
+    scatter (mag)."""
 
     visits: Visits
     equations: Equations
@@ -58,6 +59,7 @@ class Solved:
     photometric: Mask
     level: Array
     component: components.Components
+    flat: float
 
 
 def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, threads: int = 1) -> dict[str, pa.Table]:
@@ -85,8 +87,9 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
         solved = solve_band(band, visits, equations, field, settings)
         seen = errors.Detectors(rows["visit"].to_numpy(), rows["detector"].to_numpy(), camera.focal_plane)
         made = errors.of_band(
-            seen, visits, solved.component.visit, equations, solved.model, solved.system, solved.solution, settings
-        )
+            seen, visits, solved.component.visit, equations, solved.model, solved.system, solved.solution, solved.flat,
+            settings.cloud_structure,
+        )  # fmt: skip
         for name, value in (("instrument", instrument), ("band", band)):
             rows = rows.append_column(name, pa.DictionaryArray.from_arrays(np.zeros(rows.num_rows, np.int8), [value]))
         for name, values in made.items():
@@ -137,7 +140,7 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
             break
         known = dict(zip(built.unknowns.names(), solution.unknowns.tolist(), strict=True))
         level = _level(visits, solution.unknowns[built.zero])
-        tilt = _tilt(built, solution.unknowns, 1.0 / system.diagonal(), field)
+        tilt = _tilt(built, solution.unknowns, solution.variances, field)
         step = _step(visits, built, solution.unknowns)
         before, spread = (photometric, spread, flat), _spread(visits, step, photometric, spread)
         flat = _flat(built, solution, flat)
@@ -149,7 +152,7 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
             and abs(spread - before[1]) <= 0.01 * spread
             and abs(flat - before[2]) <= 0.1 * flat
         )
-    return Solved(visits, equations, built, system, solution, photometric, level, component)
+    return Solved(visits, equations, built, system, solution, photometric, level, component, flat)
 
 
 def _level(visits: Visits, zero: Array) -> Array:
@@ -160,10 +163,8 @@ def _level(visits: Visits, zero: Array) -> Array:
 
 
 def _tilt(built: Model, unknowns: Array, variance: Array, field: Array) -> Array:
-    """Rms over the detectors of each visit's gradient (mag), where it has a significant one (3 sigma), else 0.
-
-    ``variance``: the least that those of the unknowns can be.
-    """
+    """Rms over the detectors of each visit's gradient (mag), where it has a significant one (3 sigma), else 0. ``variance``: of the
+    unknowns; of large systems the least that it can be."""
     slope = np.where(built.gradient >= 0, unknowns[built.gradient], 0.0)  # (2, V)
     noise = np.where(built.gradient >= 0, variance[built.gradient], 0.0)
     centred = field - field.mean(axis=1, keepdims=True)

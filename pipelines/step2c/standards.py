@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
-from pipelines.step2c import observations
+from pipelines.step2c import observations, shares
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.equations import begin, colours
 from pipelines.step2c.settings import Settings
@@ -47,4 +47,16 @@ def measure(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) 
             con.execute(statement("outliers"), {"clip": settings.clip, "limit": settings.limit})
             con.execute(statement("star_quality"), {"star_chi2": settings.star_chi2})
             colours(con, settings)
-    return {name: con.sql(statement(f"{name}s")).to_arrow_table() for name in PRODUCTS}
+    products = {name: con.sql(statement(f"{name}s")).to_arrow_table() for name in PRODUCTS}
+    products["calib_residual"] = _with_others(con, products["calib_residual"])
+    return products
+
+
+def _with_others(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> pa.Table:
+    """The rows of calib_residuals.sql with ``others`` and ``clouded``."""
+    con.register("calib_residual", rows)
+    found = shares.others(con.sql(statement("shares")).fetchnumpy(), rows["weight"].to_numpy())
+    con.unregister("calib_residual")
+    for name, values in zip(("others", "clouded"), found, strict=True):
+        rows = rows.append_column(name, pa.array(values, pa.float32()))
+    return rows
