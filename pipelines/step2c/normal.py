@@ -49,7 +49,7 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
     """Solve ``system`` (P, P) p = ``right`` (P,). ``group`` (G,) numbers the visits of the first G unknowns (zero points,
     gradients); the others are few. ``start`` (P,): where iterations begin.
 
-    Without ``probes`` the variances of a large system are the least that they can be.
+    Without ``probes`` the variances of a large system are those of its preconditioner, unless that is rough.
 
     NotSolved where the matrix is not positive definite, or the residual (in the units of errors) does not fall below ``tolerance``
     of the right side.
@@ -62,8 +62,8 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
     base = Preconditioner(system, group)
     goal = tolerance * float(np.sqrt(right @ base.apply(right)))
     found, iterations = conjugate_gradients(system.__matmul__, base.apply, right - system @ start, goal)
-    samples = _samples(system, base, probes)
-    stated = base.diagonal() if probes else 1.0 / diagonal
+    samples = _samples(system, base, probes or (TOGETHER if base.rough else 0))
+    stated = base.diagonal()
     variances = np.maximum(stated * _ratio(*samples), 1.0 / diagonal)
     more = np.sqrt(variances / stated)  # correlations are those of the preconditioner
 

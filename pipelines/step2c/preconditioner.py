@@ -35,7 +35,7 @@ class Preconditioner:
 
     With A the blocks of visits and B the coupling (few, G), N0 = [[A, B^T], [B, .]] is known from A and the Schur complement
     of the few. What is left out are mostly negative numbers off the diagonal (visits that share stars), so that it stays positive
-    definite; where it would not, its small eigenvalues are raised.
+    definite; where it would not, its small eigenvalues are raised, and M^-1 is ``rough``: nowhere near the inverse there.
     """
 
     def __init__(self, system: System, group: IntArray) -> None:
@@ -60,6 +60,7 @@ class Preconditioner:
         schur[rest:, rest:] -= square + np.triu(square, 1).T
         del half
         self.few, raised = _inverse_root(0.5 * (schur + schur.T))  # R of the few
+        self.rough = raised is not None
         _, first = np.unique(group, return_index=True)
         zero = csr_array(system.among[first][:, first])
         own, patch = _patches(zero)
@@ -97,12 +98,12 @@ class Preconditioner:
         """The diagonal (P,) of M^-1."""
         rest, few = self.spread.shape[1], self._of_few
         own = self.root.power(2).sum(axis=0) + self.shift @ np.sum(self.shifts**2, axis=1)
+        flats = few[rest:, rest:].astype(np.float32)  # sums of squares: single precision is enough
         for start in range(0, self.many, CHUNK):
             part = slice(start, start + CHUNK)
-            sparse, dense = csr_array(self.spread[part]), self.wide[part]
-            own[part] += np.einsum("ik,ik->i", dense @ few[rest:, rest:], dense)
-            mixed = sparse @ few[:rest, :rest] + 2.0 * dense @ few[rest:, :rest]
-            own[part] += sparse.multiply(mixed).sum(axis=1)
+            sparse, dense = csr_array(self.spread[part]), self.wide[part].astype(np.float32)
+            own[part] += np.einsum("ik,ik->i", dense @ flats + 2.0 * (sparse @ few[:rest, rest:]).astype(np.float32), dense)
+            own[part] += sparse.multiply(sparse @ few[:rest, :rest]).sum(axis=1)
         return np.concatenate([own, np.diag(few) + np.sum((self.answer @ self.shifts) ** 2, axis=1)])
 
     def elements(self, i: IntArray, j: IntArray) -> Array:

@@ -164,7 +164,7 @@ def _level(visits: Visits, zero: Array) -> Array:
 
 def _tilt(built: Model, unknowns: Array, variance: Array, field: Array) -> Array:
     """Rms over the detectors of each visit's gradient (mag), where it has a significant one (3 sigma), else 0. ``variance``: of the
-    unknowns; of large systems the least that it can be."""
+    unknowns."""
     slope = np.where(built.gradient >= 0, unknowns[built.gradient], 0.0)  # (2, V)
     noise = np.where(built.gradient >= 0, variance[built.gradient], 0.0)
     centred = field - field.mean(axis=1, keepdims=True)
