@@ -83,9 +83,9 @@ def _covariance(solution: Solution, number: IntArray) -> Array:
     """Covariance (V, 3, 3) of the unknowns ``number`` (3, V) of each visit; 0 for those it lacks."""
     block = np.zeros((number.shape[1], 3, 3))
     for k in range(3):
-        for m in range(3):
+        for m in range(k + 1):
             both = np.flatnonzero((number[k] >= 0) & (number[m] >= 0))
-            block[both, k, m] = solution.covariance(number[k, both], number[m, both])
+            block[both, k, m] = block[both, m, k] = solution.covariance(number[k, both], number[m, both])
     return block
 
 
