@@ -28,7 +28,7 @@ class Settings:
     photometric visits about their night, ``extinction``, ``flat``, ``flat_mean``, ``shape`` (of a polynomial), ``gradient``
     (mag per degree), ``colour``, ``water``, ``reference_colour_term``.
     ``direct``: the largest number of unknowns of a band that is solved with the whole inverse; more are solved by conjugate
-    gradients to ``tolerance``, their errors estimated from ``probes`` (good to 1 / sqrt(2 probes)).
+    gradients to ``tolerance``; their errors are those of the preconditioner, mended by ``probes`` random vectors.
     """
 
     rounds: int = 3
