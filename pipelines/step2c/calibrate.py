@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -97,12 +98,13 @@ def calibrate(
         found = _timed(seconds, "standards", lambda: run(_standards, shared))
         inputs = {**shared, "visit_fact": merged["visit_fact"]}
         products = {**solved, **{name: pa.concat_tables([part[name] for part in found]) for name in found[0]}}
-        bands = sorted(shared["calib_visit"]["band"].unique().to_pylist())
-        products["photo_calib"] = _timed(
+        sizes = Counter(shared["calib_visit"]["band"].to_pylist())
+        made_of = _timed(  # large ones first, while there are few products
             seconds,
             "zero_points",
-            lambda: pa.concat_tables(_zero_points(band, inputs, settings, camera, half) for band in bands),
+            lambda: {band: _zero_points(band, inputs, settings, camera, half) for band, _ in sizes.most_common()},
         )
+        products["photo_calib"] = pa.concat_tables(made_of[band] for band in sorted(sizes))
         if details:
             products |= {name: pq.read_table(f"{folder}/{name}") for name in ("calib_error", "calib_residual")}
     return Calibration(products, seconds, sum(count for _, count, _ in made))

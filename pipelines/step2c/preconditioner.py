@@ -44,9 +44,9 @@ class Preconditioner:
         rows = csr_array(system.among[many:])
         sparse, dense = csr_array(rows[:, :many]), system.between[:many]
         self.root = _roots(csr_array(system.among[:many, :many]), group)  # R of the visits, A^-1 = R^T R
-        half = self.root @ dense  # R B^T of flats
-        self.spread = csr_array(self.root.T @ (self.root @ sparse.T))  # A^-1 B^T, of the few that are no flats
-        self.wide = self.root.T @ half  # the same of flats
+        inverse = csr_array(self.root.T @ self.root)
+        self.spread = csr_array(inverse @ sparse.T)  # A^-1 B^T, of the few that are no flats
+        self.wide = inverse @ dense  # the same of flats
         few = np.empty((system.size - many,) * 2)
         few[:rest, :rest] = rows[:, many:].toarray()
         few[:rest, rest:] = system.between[many:]
@@ -56,9 +56,10 @@ class Preconditioner:
         schur[:rest, :rest] -= (sparse @ self.spread).toarray()
         schur[:rest, rest:] -= sparse @ self.wide
         schur[rest:, :rest] = schur[:rest, rest:].T
-        square = dsyrk(1.0, half.T)  # one triangle of B A^-1 B^T
+        square = np.zeros_like(system.flats)  # one triangle of B A^-1 B^T
+        for start in range(0, many, CHUNK):
+            square += dsyrk(1.0, (self.root[start : start + CHUNK] @ dense).T)
         schur[rest:, rest:] -= square + np.triu(square, 1).T
-        del half
         self.few, raised = _inverse_root(0.5 * (schur + schur.T))  # R of the few
         self.rough = raised is not None
         _, first = np.unique(group, return_index=True)

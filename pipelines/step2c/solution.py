@@ -127,17 +127,17 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
     photometric = seen & ~suspect & ~(visits.excess > s.cloud_scatter)
     spread, flat, level = s.night, s.flat, np.zeros(len(seen))
     known: dict[Any, float] = {}
-    settled = False
-    for number in range(ROUNDS):
+    number, settled = 1, False
+    while True:
         built = model.make(band, visits, equations, photometric, spread, replace(s, flat=flat))
         system, right = built.normal(equations)
         group = np.asarray(built.unknowns.visit[: built.of_visits])
         start = np.array([known.get(name, 0.0) for name in built.unknowns.names()])
-        last = settled or number + 1 == ROUNDS
+        last = settled or number == ROUNDS
         accuracy, probes = (s.tolerance, s.probes) if last else (max(s.tolerance, JUDGING), 0)
         solution = normal.solve(system, right, group, s.direct, accuracy, probes, start)
         if last:
-            break
+            return Solved(visits, equations, built, system, solution, photometric, level, component, flat)
         known = dict(zip(built.unknowns.names(), solution.unknowns.tolist(), strict=True))
         level = _level(visits, solution.unknowns[built.zero])
         tilt = _tilt(built, solution.unknowns, solution.variances, field)
@@ -152,7 +152,8 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
             and abs(spread - before[1]) <= 0.01 * spread
             and abs(flat - before[2]) <= 0.1 * flat
         )
-    return Solved(visits, equations, built, system, solution, photometric, level, component, flat)
+        number += 1
+        del system, solution  # of a large band gigabytes, which the next round needs
 
 
 def _level(visits: Visits, zero: Array) -> Array:
