@@ -37,8 +37,8 @@ def look_up(
         own = pc.or_(pc.is_valid(rows["tract"]), pc.is_null(rows["visit"]))
         places = np.concatenate([places[own.to_numpy()], images[1] + rows.num_rows])
         rows = pa.concat_tables([rows, images[0]])
-    one = {column for column, ranges in demands if column not in SKY and len(ranges) == 1 and ranges[0][0] == ranges[0][1]}
-    by = [name for name in ORDER if name not in one]
+    points = {column for column, ranges in demands if len(ranges) == 1 and None is not ranges[0][0] == ranges[0][1]}
+    by = [name for name in ORDER if name not in points or name in SKY]
     order = pc.sort_indices(rows.select(by).take(places), [(name, "ascending") for name in by])
     return rows.select(list(columns)).take(places[order.to_numpy()])
 

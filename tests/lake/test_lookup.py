@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_lake import add_dimensions, add_raws, add_visit_tables, make, register, visit_row
 
-from lake import datastore, delta, query, row_groups, search, upkeep
+from lake import datastore, delta, lookup, query, row_groups, search, upkeep
 from lake.parquet import DeltaError
 from lake.site import Lake, Site
 from lake.where import parse
@@ -88,6 +88,17 @@ def test_too_much_is_for_sql(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Non
                 assert con.row_groups(site.name, "dataset").rows(all_.demands or (), ["visit"]).num_rows == 0  # type: ignore[union-attr]
                 assert con.row_groups(site.name, "dataset").rows([], ["visit"]) is None
                 assert [search.look(con, site, ["raw"], each) for each in (few, all_)] == expected
+
+
+def test_a_column_that_is_asked_for_without_bounds_orders_the_answer(lake: Lake) -> None:
+    order = ", ".join(lookup.ORDER)
+    with query.connect(lake, ["USDF"], "USDF") as con:
+        found = lookup.look_up(con, "USDF", ["raw"], [("detector", [(None, None)])], ["detector"])
+        rows = con.execute(
+            f"SELECT detector FROM dataset WHERE dataset_type = 'raw' AND detector IS NOT NULL ORDER BY {order}"
+        ).fetchall()
+    assert found is not None and len(set(rows)) > 1
+    assert found["detector"].to_pylist() == [detector for (detector,) in rows]
 
 
 def test_a_commit_is_seen_at_the_next_look_up(tmp_path: Path) -> None:
