@@ -27,7 +27,7 @@ Rows = Mapping[str, Array]
 UNIT = 2.0**-18
 #: Observations that are multiplied together: what they take fits into caches.
 TOGETHER = 2**17
-SUMS = pa.schema([("stars", pa.int64()), ("references", pa.int64())] + [(name, pa.float64()) for name in ("weight", "r1", "rc")])
+SUMS = pa.schema([("stars", pa.int64()), ("nReference", pa.int64())] + [(name, pa.float64()) for name in ("weight", "r1", "rc")])
 EQUATION = pa.schema(
     [("band", pa.string()), ("i", pa.int32()), ("j", pa.int32())] + [(name, pa.float64()) for name in ("n11", "n1c", "ncc")]
 )

@@ -60,7 +60,7 @@ def equations(con: duckdb.DuckDBPyConnection, band: str) -> Equations:
     return Equations(
         kind, np.asarray(np.ma.filled(term["visit"], -1), np.int64), np.asarray(np.ma.filled(term["epoch"], ""), str),
         np.asarray(np.ma.filled(term["detector"], -1), np.int64), np.asarray(term["stars"], np.int64),
-        np.asarray(term["references"], np.int64),
+        np.asarray(term["nReference"], np.int64),
         np.asarray(term["r1"], float), np.asarray(term["rc"], float), few, flats + np.triu(flats, 1).T, between11, between1c,
         _symmetric(i, j, n[0], many), _symmetric(i, j, n[1], many), _symmetric(i, j, n[2], many),
     )  # fmt: skip
