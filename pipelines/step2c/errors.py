@@ -71,7 +71,7 @@ def of_band(
         both = leaning[flat[leaning] >= 0]
         shared = solution.with_flats(row[row >= 0])
         variance[both] += 2.0 * factor[both] * shared[place[at[both]], flat[both] - first]
-    common = solution.variance(_means(model, component))
+    common = _common(solution, model, component)
     return {
         "variance": np.maximum(variance, own), "ofVisit": own,
         "ofFlat": _own_flats(equations, model, flat_prior)[flat], "common": common[component][at],
@@ -89,11 +89,18 @@ def _covariance(solution: Solution, number: IntArray) -> Array:
     return block
 
 
-def _means(model: Model, component: IntArray) -> csr_array:
-    """The mean zero point of the visits of each component, as a sum of unknowns (K, P)."""
+def _common(solution: Solution, model: Model, component: IntArray) -> Array:
+    """Variance of the mean zero point of the visits of each component (K,). Where visits have few stars, thousands of these are
+    one visit, of which it is the visit's own."""
     many = np.bincount(component)
-    place = (component, model.zero)
-    return csr_array(coo_array((1.0 / many[component], place), shape=(len(many), len(model.unknowns.kind))))
+    alone = many[component] == 1
+    result = np.zeros(len(many))
+    result[component[alone]] = solution.variances[model.zero[alone]]
+    together = np.flatnonzero(many > 1)
+    row = np.searchsorted(together, component[~alone])
+    means = coo_array((1.0 / many[component[~alone]], (row, model.zero[~alone])), shape=(len(together), len(solution.unknowns)))
+    result[together] = solution.variance(csr_array(means))
+    return result
 
 
 def _flats(model: Model, visits: Visits, at: IntArray, detector: IntArray) -> IntArray:

@@ -21,9 +21,10 @@ from pipelines.step2c.system import System
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 Operator = Callable[[Array], Array]
 #: Vectors that are worked on together.
-TOGETHER = 8
+VECTORS = 16
 
 
 class NotSolved(ArithmeticError):
@@ -32,10 +33,12 @@ class NotSolved(ArithmeticError):
 
 @dataclass(frozen=True)
 class Solution:
-    """``unknowns`` (P,), their ``variances`` (P,), and how many ``iterations`` it took (0: solved directly).
+    """``unknowns`` (P,), their ``variances`` (P,), NaN of those that were not asked for, and how many ``iterations`` it took (0:
+    solved directly).
 
     ``covariance``: of pairs of unknowns (K,), (K,), and ``with_flats`` (K, F) of some with the last F; of large systems with the
-    preconditioner's correlations. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P)."""
+    preconditioner's correlations. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P). ``base``: what a
+    large system was solved with."""
 
     unknowns: Array
     variances: Array
@@ -43,13 +46,25 @@ class Solution:
     covariance: Callable[[IntArray, IntArray], Array]
     with_flats: Callable[[IntArray], Array]
     variance: Callable[[csr_array], Array]
+    base: Preconditioner | None = None
 
 
-def solve(system: System, right: Array, group: IntArray, direct: int, tolerance: float, probes: int, start: Array) -> Solution:
+def solve(
+    system: System,
+    right: Array,
+    group: IntArray,
+    direct: int,
+    tolerance: float,
+    probes: int,
+    start: Array,
+    asked: Mask | None = None,
+    base: Preconditioner | None = None,
+) -> Solution:
     """Solve ``system`` (P, P) p = ``right`` (P,). ``group`` (G,) numbers the visits of the first G unknowns (zero points,
-    gradients); the others are few. ``start`` (P,): where iterations begin.
+    gradients); the others are few. ``start`` (P,): where iterations begin. ``asked`` (P,): whose variances are wanted (default:
+    all). ``base``: that of a solution of this system that was found before.
 
-    Without ``probes`` the variances of a large system are those of its preconditioner, unless that is rough.
+    Without ``probes`` the variances of a large system are those of its preconditioner.
 
     NotSolved where the matrix is not positive definite, or the residual (in the units of errors) does not fall below ``tolerance``
     of the right side.
@@ -59,11 +74,13 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
         raise NotSolved("an unknown of the photometric solution has neither data nor a prior")
     if system.size <= direct:
         return _directly(system.toarray(), right, len(system.flats))
-    base = Preconditioner(system, group)
+    base = base or Preconditioner(system, group)
     goal = tolerance * float(np.sqrt(right @ base.apply(right)))
     found, iterations = conjugate_gradients(system.__matmul__, base.apply, right - system @ start, goal)
-    samples = _samples(system, base, probes or (TOGETHER if base.rough else 0))
-    stated = base.diagonal()
+    samples = _samples(system, base, probes)
+    wanted = np.flatnonzero(np.ones(system.size, bool) if asked is None else asked)
+    stated = np.full(system.size, np.nan)
+    stated[wanted] = base.elements(wanted, wanted)
     variances = np.maximum(stated * _ratio(*samples), 1.0 / diagonal)
     more = np.sqrt(variances / stated)  # correlations are those of the preconditioner
 
@@ -73,14 +90,17 @@ def solve(system: System, right: Array, group: IntArray, direct: int, tolerance:
         return np.asarray(result)
 
     def with_flats(i: IntArray) -> Array:
-        return np.asarray(base.with_flats(i) * more[i, None] * more[len(system.between) :])
+        result = base.with_flats(i)
+        result *= more[i, None]
+        result *= more[len(system.between) :]
+        return result
 
     def variance(sums: csr_array) -> Array:
         ratio = _ratio(*(sums @ vectors for vectors in samples))
-        parts = (sums[first : first + TOGETHER].toarray().T for first in range(0, sums.shape[0], TOGETHER))
+        parts = (sums[first : first + VECTORS].toarray().T for first in range(0, sums.shape[0], VECTORS))
         return np.asarray(ratio * np.concatenate([np.einsum("ik,ik->k", part, base.apply(part)) for part in parts]))
 
-    return Solution(start + found, variances, iterations, covariance, with_flats, variance)
+    return Solution(start + found, variances, iterations, covariance, with_flats, variance, base)
 
 
 def _directly(matrix: Array, right: Array, flats: int) -> Solution:
@@ -129,7 +149,7 @@ def conjugate_gradients(
 def _samples(system: System, base: Preconditioner, count: int) -> tuple[Array, Array]:
     """Random vectors (P, count) with the covariance of the solution, (M^-1 N)^-1/2 v; and those v, with the covariance M^-1."""
     chance = np.random.default_rng(20260910)
-    sizes = [min(TOGETHER, count - first) for first in range(0, count, TOGETHER)]
+    sizes = [min(VECTORS, count - first) for first in range(0, count, VECTORS)]
     drawn = [base.sample(chance, size) for size in sizes]
     found = [inverse_root(system.__matmul__, base.apply, v) for v in drawn]
     none = np.zeros((system.size, 0))

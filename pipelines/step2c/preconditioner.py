@@ -12,6 +12,7 @@ Iterations are left with what happens within a patch, and variances by M^-1 have
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +28,7 @@ IntArray = NDArray[np.int64]
 #: Rows of a dense product that are held at a time.
 CHUNK = 4096
 #: Visits of a patch at least, where there are so many; and patches at most.
-FEW, MOST = 10, 2000
+FEW, MOST = 10, 1000
 
 
 class Preconditioner:
@@ -35,15 +36,15 @@ class Preconditioner:
 
     With A the blocks of visits and B the coupling (few, G), N0 = [[A, B^T], [B, .]] is known from A and the Schur complement
     of the few. What is left out are mostly negative numbers off the diagonal (visits that share stars), so that it stays positive
-    definite; where it would not, its small eigenvalues are raised, and M^-1 is ``rough``: nowhere near the inverse there.
+    definite; where it would not, its worst modes are taken for what the whole system says of them with the answer of visits.
     """
 
     def __init__(self, system: System, group: IntArray) -> None:
         self.many = many = len(group)
         rest = len(system.between) - many
-        rows = csr_array(system.among[many:])
+        rows, visits = csr_array(system.among[many:]), csr_array(system.among[:many, :many])
         sparse, dense = csr_array(rows[:, :many]), system.between[:many]
-        self.root = _roots(csr_array(system.among[:many, :many]), group)  # R of the visits, A^-1 = R^T R
+        self.root = _roots(visits, group)  # R of the visits, A^-1 = R^T R
         inverse = csr_array(self.root.T @ self.root)
         self.spread = csr_array(inverse @ sparse.T)  # A^-1 B^T, of the few that are no flats
         self.wide = inverse @ dense  # the same of flats
@@ -60,20 +61,28 @@ class Preconditioner:
         for start in range(0, many, CHUNK):
             square += dsyrk(1.0, (self.root[start : start + CHUNK] @ dense).T)
         schur[rest:, rest:] -= square + np.triu(square, 1).T
-        self.few, raised = _inverse_root(0.5 * (schur + schur.T))  # R of the few
-        self.rough = raised is not None
+
+        def truly(modes: Array) -> Array:
+            """Of modes (few, K) of the few, with the answer of visits to each: what the whole system says of them (K, K)."""
+            own = -(self.spread @ modes[:rest] + self.wide @ modes[rest:])
+            cross = modes.T @ np.concatenate([sparse @ own, dense.T @ own])
+            return np.asarray(modes.T @ few @ modes + cross + cross.T + own.T @ (visits @ own))
+
+        self.few, raised = _inverse_root(0.5 * (schur + schur.T), truly)  # R of the few
         _, first = np.unique(group, return_index=True)
-        zero = csr_array(system.among[first][:, first])
+        zero = csr_array(visits[first][:, first])
         own, patch = _patches(zero)
         count = int(patch.max(initial=-1)) + 1
         self.shift = csr_array((np.ones(len(own)), (first[own], patch)), shape=(many, count))  # Z of visits
+        self.patch = np.full(many, -1)
+        self.patch[first[own]] = patch
         coupling = np.concatenate([(sparse @ self.shift).toarray(), (self.shift.T @ dense).T])
         self.answer = -cho_solve(cho_factor(few), coupling)  # Z of the few
         ends = coupling.T @ self.answer
         alone = np.diag(np.bincount(patch, zero.diagonal()[own], count)) + ends
         if raised is not None:
             alone -= self.answer.T @ raised @ self.answer
-        together = (csr_array(self.shift.T) @ (csr_array(system.among[:many, :many]) @ self.shift)).toarray() + ends
+        together = (csr_array(self.shift.T) @ (visits @ self.shift)).toarray() + ends
         value, vector = eigh(together, alone) if count else (np.zeros(0), np.zeros((0, 0)))
         self.shifts = vector * np.sqrt(np.maximum(1.0 / value - 1.0, 0.0))  # K of C - G = K K^T, as far as that is positive
 
@@ -95,42 +104,42 @@ class Preconditioner:
         visits = self.root.T @ first - self.spread @ last[:rest] - self.wide @ last[rest:] + self.shift @ shift
         return np.concatenate([visits, last + self.answer @ shift])
 
-    def diagonal(self) -> Array:
-        """The diagonal (P,) of M^-1."""
-        rest, few = self.spread.shape[1], self._of_few
-        own = self.root.power(2).sum(axis=0) + self.shift @ np.sum(self.shifts**2, axis=1)
-        flats = few[rest:, rest:].astype(np.float32)  # sums of squares: single precision is enough
-        for start in range(0, self.many, CHUNK):
-            part = slice(start, start + CHUNK)
-            sparse, dense = csr_array(self.spread[part]), self.wide[part].astype(np.float32)
-            own[part] += np.einsum("ik,ik->i", dense @ flats + 2.0 * (sparse @ few[:rest, rest:]).astype(np.float32), dense)
-            own[part] += sparse.multiply(sparse @ few[:rest, :rest]).sum(axis=1)
-        return np.concatenate([own, np.diag(few) + np.sum((self.answer @ self.shifts) ** 2, axis=1)])
-
     def elements(self, i: IntArray, j: IntArray) -> Array:
         """Elements (K,) of M^-1 at rows and columns, of visits both or of the few both."""
         few, visits = self._of_few, i < self.many
         result = np.zeros(len(i))
         one, other = (k[~visits] - self.many for k in (i, j))
-        answer = self.answer @ self.shifts
-        result[~visits] = few[one, other] + np.einsum("ik,ik->i", answer[one], answer[other])
-        for at in np.array_split(np.flatnonzero(visits), len(i) // CHUNK + 1):
-            one, other = (np.concatenate([self.spread[k[at]].toarray(), self.wide[k[at]]], axis=1) for k in (i, j))
-            near = self.root.T[i[at]].multiply(self.root.T[j[at]]).sum(axis=1)
-            a, b = (self.shift[k[at]] @ self.shifts for k in (i, j))
-            result[at] = np.asarray(near).ravel() + np.einsum("ik,ik->i", one @ few, other) + np.einsum("ik,ik->i", a, b)
+        if len(one):
+            result[~visits] = few[one, other] + np.einsum("ik,ik->i", self._answers[one], self._answers[other])
+        rest = self.spread.shape[1]
+        for at in np.array_split(np.flatnonzero(visits), np.count_nonzero(visits) // CHUNK + 1):
+            one, other = i[at], j[at]
+            (a, b), (c, d) = (self.spread[one], self.spread[other]), (self.wide[one], self.wide[other])
+            result[at] = self.root.T[one].multiply(self.root.T[other]).sum(axis=1) + a.multiply(b @ few[:rest, :rest]).sum(axis=1)
+            result[at] += np.einsum("ik,ik->i", c @ few[rest:, rest:] + a @ few[:rest, rest:], d)
+            result[at] += np.einsum("ik,ik->i", c, b @ few[:rest, rest:])
+            both = np.flatnonzero((self.patch[one] >= 0) & (self.patch[other] >= 0))
+            result[at[both]] += self._of_shifts[self.patch[one[both]], self.patch[other[both]]]
         return result
 
     def with_flats(self, i: IntArray) -> Array:
         """Elements (K, F) of M^-1 between unknowns of visits and all flats."""
         rest = self.spread.shape[1]
-        few, shift = self._of_few[:, rest:], self.shifts @ (self.answer[rest:] @ self.shifts).T
+        few, shift = self._of_few[:, rest:], self.shifts @ self._answers[rest:].T
         parts = np.array_split(i, len(i) // CHUNK + 1)
         return np.concatenate([self.shift[k] @ shift - self.spread[k] @ few[:rest] - self.wide[k] @ few[rest:] for k in parts])
 
     @cached_property
     def _of_few(self) -> Array:
         return np.asarray(self.few.T @ self.few)
+
+    @cached_property
+    def _of_shifts(self) -> Array:
+        return np.asarray(self.shifts @ self.shifts.T)
+
+    @cached_property
+    def _answers(self) -> Array:
+        return np.asarray(self.answer @ self.shifts)
 
 
 def _patches(matrix: csr_array) -> tuple[IntArray, IntArray]:
@@ -174,15 +183,18 @@ def _gathered(matrix: csr_array) -> IntArray:
     return patch
 
 
-def _inverse_root(matrix: Array) -> tuple[Array, Array | None]:
-    """R with R^T R the inverse of a symmetric matrix; where that is not positive definite, its small eigenvalues are raised, and
-    the second is the matrix less what it is then."""
+def _inverse_root(matrix: Array, truly: Callable[[Array], Array]) -> tuple[Array, Array | None]:
+    """R with R^T R the inverse of a symmetric matrix (N, N). Where that is not positive definite, ``truly`` says of modes (N, K) of
+    small eigenvalues what is put in their place (K, K), and the second is the matrix less what it is then."""
     try:
         return np.asarray(solve_triangular(cholesky(matrix, lower=True), np.eye(len(matrix)), lower=True)), None
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(matrix)
-        raised = np.maximum(values, 1e-6 * values.max(initial=1.0))
-        return np.asarray((vectors / np.sqrt(raised)).T), np.asarray((vectors * (values - raised)) @ vectors.T)
+        small = values < 1e-6 * values.max(initial=1.0)
+        modes, true = vectors[:, small], truly(vectors[:, small])
+        own = solve_triangular(cholesky(0.5 * (true + true.T), lower=True), modes.T, lower=True)
+        root = np.concatenate([(vectors[:, ~small] / np.sqrt(values[~small])).T, own])
+        return root, np.asarray(modes @ (np.diag(values[small]) - true) @ modes.T)
 
 
 def _roots(matrix: csr_array, group: IntArray) -> csr_array:

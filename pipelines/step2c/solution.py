@@ -125,34 +125,34 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
     suspect[np.searchsorted(visits.visit, equations.visit[own])] = True
     seen = visits.stars > 0
     photometric = seen & ~suspect & ~(visits.excess > s.cloud_scatter)
-    spread, flat, level = s.night, s.flat, np.zeros(len(seen))
+    spread, flat = s.night, s.flat
     known: dict[Any, float] = {}
-    number, settled = 1, False
+    number = 0
     while True:
+        number += 1
         built = model.make(band, visits, equations, photometric, spread, replace(s, flat=flat))
         system, right = built.normal(equations)
         group = np.asarray(built.unknowns.visit[: built.of_visits])
         start = np.array([known.get(name, 0.0) for name in built.unknowns.names()])
-        last = settled or number == ROUNDS
-        accuracy, probes = (s.tolerance, s.probes) if last else (max(s.tolerance, JUDGING), 0)
-        solution = normal.solve(system, right, group, s.direct, accuracy, probes, start)
-        if last:
-            return Solved(visits, equations, built, system, solution, photometric, level, component, flat)
-        known = dict(zip(built.unknowns.names(), solution.unknowns.tolist(), strict=True))
+        asked = np.asarray(built.unknowns.kind) != "zero_point"  # judging needs no errors of zero points, of which there are most
+        solution = normal.solve(system, right, group, s.direct, max(s.tolerance, JUDGING), 0, start, asked)
         level = _level(visits, solution.unknowns[built.zero])
         tilt = _tilt(built, solution.unknowns, solution.variances, field)
         step = _step(visits, built, solution.unknowns)
-        before, spread = (photometric, spread, flat), _spread(visits, step, photometric, spread)
-        flat = _flat(built, solution, flat)
         low = _low(visits, step, photometric, s.cloud_step)
-        photometric = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
-        changed = int(np.count_nonzero(photometric != before[0]))
-        settled = (
-            bool(changed <= SETTLED * len(seen))
-            and abs(spread - before[1]) <= 0.01 * spread
-            and abs(flat - before[2]) <= 0.1 * flat
-        )
-        number += 1
+        clear = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
+        now = _spread(visits, step, photometric, spread), _flat(built, solution, flat)
+        changed = np.count_nonzero(clear != photometric)
+        settled = changed <= SETTLED * len(seen) and abs(now[0] - spread) <= 0.01 * spread and abs(now[1] - flat) <= 0.1 * flat
+        if settled or number == ROUNDS:
+            if solution.base is not None:
+                solution = normal.solve(
+                    system, right, group, s.direct, s.tolerance, s.probes, solution.unknowns, base=solution.base
+                )
+                level = _level(visits, solution.unknowns[built.zero])
+            return Solved(visits, equations, built, system, solution, photometric, level, component, flat)
+        photometric, (spread, flat) = clear, now
+        known = dict(zip(built.unknowns.names(), solution.unknowns.tolist(), strict=True))
         del system, solution  # of a large band gigabytes, which the next round needs
 
 
