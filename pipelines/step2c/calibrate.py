@@ -111,13 +111,9 @@ def calibrate(
 
 
 def _zero_points(band: str, inputs: Mapping[str, pa.Table], settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
-    """The zero points of a band, texts as dictionaries: a year of a large camera has forty million."""
+    """The zero points of a band: a year of a large camera has forty million."""
     own = {name: rows.filter(pc.equal(rows["band"], band)) for name, rows in inputs.items()}
-    rows = _on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings), band)
-    for number, column in enumerate(rows.schema):
-        if pa.types.is_string(column.type):
-            rows = rows.set_column(number, column.name, rows[column.name].dictionary_encode())
-    return rows
+    return _on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings), band)
 
 
 def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection], T], band: str | None = None) -> T:

@@ -27,12 +27,12 @@ class Components:
 
 def find(visits: Visits, equations: Equations, enough: int) -> Components:
     """The connected components of a band. The reference catalogue connects nothing, it ties; flats connect nothing either."""
-    number = np.full(len(equations.kind), -1)
+    number = np.full(len(equations.kind), -1, np.int32)
     zero = np.flatnonzero(equations.kind == "zero_point")
     number[zero] = np.searchsorted(visits.visit, equations.visit[zero])
     entries, count = coo_array(equations.visits11), len(visits.visit)
     i, j = (number[equations.few :][coordinate] for coordinate in entries.coords)
-    tied = (entries.data < 0) & (i >= 0) & (j >= 0)  # each star that they share makes it less
+    tied = (entries.data < 0) & (i >= 0) & (i < j)  # each star that they share makes it less
     edges = coo_array((np.ones(int(tied.sum()), np.int8), (i[tied], j[tied])), shape=(count, count))
     label = connected_components(edges, directed=False)[1]
     _, first, label = np.unique(label, return_index=True, return_inverse=True)

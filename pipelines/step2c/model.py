@@ -119,14 +119,16 @@ class Model:
         not a flat."""
         rest, weight = len(self.unknowns.kind) - e.few, diags_array(self.error**-2)
         known = csr_array(self.facts.T @ weight @ self.facts)
-        cross = self.terms.T @ e.visits1c @ self.slopes
-        among = self.terms.T @ e.visits11 @ self.terms + cross + cross.T + self.slopes.T @ e.visitscc @ self.slopes
-        between = self.terms.T @ e.between11
-        between += self.slopes.T @ e.between1c
+        terms, slopes = csr_array(self.terms.T), csr_array(self.slopes.T)  # by rows, so that what is large is not turned
+        cross = csr_array(terms @ (e.visits1c @ self.slopes))
+        of_few = cross + csr_array(cross.T) + csr_array(slopes @ (e.visitscc @ self.slopes)) + known[:rest, :rest]
+        among = csr_array(terms @ (e.visits11 @ self.terms)) + of_few
+        between = terms @ e.between11
+        between += slopes @ e.between1c
         right = self.facts.T @ (weight @ self.target)
-        right[:rest] -= self.terms.T @ e.r1[e.few :] + self.slopes.T @ e.rc[e.few :]
+        right[:rest] -= terms @ e.r1[e.few :] + slopes @ e.rc[e.few :]
         right[rest:] -= e.r1[: e.few]
-        system = System(csr_array(among + known[:rest, :rest]), between, e.flats + known[rest:, rest:].toarray())
+        system = System(csr_array(among), between, e.flats + known[rest:, rest:].toarray())
         return system, np.asarray(right)
 
 

@@ -17,8 +17,8 @@ from pipelines.step2c.statement import statement
 
 Array = NDArray[np.float64]
 INPUTS = ("preliminary_visit_summary", "calib_visit", "calib_flat", "calib_error", "calib_residual")
-KEPT = (
-    "day_obs", "instrument", "band", "physical_filter", "visit", "detector", "photometric", "extrapolated", "absolute", "chi2",
+OF_VISIT = (
+    "day_obs", "instrument", "band", "physical_filter", "visit", "photometric", "extrapolated", "absolute", "chi2",
 )  # fmt: skip
 
 
@@ -35,14 +35,20 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
     """The rows of ``photo_calib`` (all columns but site), from the inputs as views on ``con``."""
     con.execute(statement("fixed_point"))
     con.register("focal_plane", camera.focal_plane)
+    con.execute(statement("judged_visits"))
     rows = con.sql(statement("block_residuals")).to_arrow_table()
+    number = rows["number"].combine_chunks()
+    visits = con.sql("FROM judged_visit ORDER BY number").to_arrow_table()
+    for name in ("epoch", *OF_VISIT):  # of a detector as of its visit, texts as dictionaries
+        values = visits[name].combine_chunks()
+        rows = rows.append_column(name, (values.dictionary_encode() if pa.types.is_string(values.type) else values).take(number))
     part, variance = level_two(rows, settings.detector_scatter)
     stars = rows["stars"].to_numpy()
     made = {
-        "zeroPoint": rows["zeroPoint"].to_numpy() - part * rows["g"].to_numpy(), "zeroPointErr": np.sqrt(variance),
-        "nStar": stars.astype(np.int32), "few_stars": stars < settings.min_stars,
+        "detector": rows["detector"], "zeroPoint": rows["zeroPoint"].to_numpy() - part * rows["g"].to_numpy(),
+        "zeroPointErr": np.sqrt(variance), "nStar": stars.astype(np.int32), "few_stars": stars < settings.min_stars,
     }  # fmt: skip
-    return pa.table({name: rows[name] for name in KEPT} | made)
+    return pa.table({name: rows[name] for name in OF_VISIT} | made)
 
 
 def level_two(rows: pa.Table, known: float) -> tuple[Array, Array]:
