@@ -3,14 +3,15 @@
 -- inputs: residual, clipped, unfit, local_zero, visit; $few
 -- grain: one row per visit, detector
 CREATE OR REPLACE TEMP TABLE local_zero AS
-WITH kept AS (
-  FROM residual ANTI JOIN clipped USING (star, visit) ANTI JOIN unfit USING (star) WHERE used
-),
-chosen AS (
-  FROM kept UNION ALL FROM residual ANTI JOIN (SELECT DISTINCT visit FROM kept) USING (visit) WHERE used
+WITH judged AS (
+  SELECT r.visit, r.detector, r.r, x.star IS NULL AND u.star IS NULL AS good, if(good, r.w, 1e-6 * r.w) AS w
+  FROM residual r
+  LEFT JOIN clipped x ON x.star = r.star AND x.visit = r.visit
+  LEFT JOIN unfit u ON u.star = r.star
+  WHERE r.used
 ),
 of_block AS (
-  SELECT visit, detector, count(*) AS n, total(w * r) AS wr, total(w) AS w FROM chosen GROUP BY visit, detector
+  SELECT visit, detector, count(*) FILTER (good) AS n, total(w * r) AS wr, total(w) AS w FROM judged GROUP BY visit, detector
 ),
 of_visit AS (
   SELECT visit, total(wr) / total(w) AS r FROM of_block GROUP BY visit
