@@ -2,21 +2,25 @@
 
 Small surveys that differ in numbers of visits, detectors, stars, nights and epochs, in flats, clouds and scatter. A pull is (zero
 point - truth) / error. The pulls of one survey share the few large-scale modes of its solution and its constant, so a design is
-judged over all of its seeds, with room for chance; all designs together have little left.
+judged over all of its seeds, with room for chance; all designs together have little left. Of a single night the constant is
+nearly all: that design has more surveys. Constants are stated apart, too, and pulls about them by what is left of the errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from benchmarks import Quantity
 
 if TYPE_CHECKING:
+    from benchmarks._calibration import Offsets
     from pipelines.simulate.photometric_conditions import Design
 
 ABOUT = "Pulls of the zero points of small surveys of many designs: unit width?"
@@ -25,6 +29,8 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--design"], help="One design only."),
 ]
 Made = tuple["Design", dict[str, Any]]
+#: How many times as many surveys a design has.
+MORE = {"one night": 8}
 
 
 def designs() -> dict[str, Callable[[int], Made]]:
@@ -54,29 +60,38 @@ def designs() -> dict[str, Callable[[int], Made]]:
 
 def run(scale: int, seeds: int | None, design: str | None) -> Iterator[Quantity]:
     """Width of the pulls of each design, on clear and on cloudy visits and where few stars are; of all designs by band."""
-    from benchmarks._calibration import Offsets, camera_of, offsets, rms, settings_of
+    from benchmarks._calibration import camera_of, offsets, rms, settings_of
     from pipelines.simulate.photometric_survey import simulate
     from pipelines.step2c.calibrate import calibrate
 
     chosen = {name: make for name, make in designs().items() if design in (None, name)}
     if not chosen:
         raise click.ClickException(f"no design {design!r}; there are: {', '.join(designs())}")
-    number, all_of = seeds or {1: 6, 10: 20, 100: 60}[scale], list[tuple[str, Offsets]]()
+    all_of: list[tuple[str, Offsets]] = []
     for name, make in chosen.items():
+        number = MORE.get(name, 1) * (seeds or {1: 6, 10: 20, 100: 60}[scale])
         found: list[tuple[str, Offsets]] = []
+        constants: list[float] = []
+        about: list[float] = []
         for seed in range(101, 101 + number):
             survey_design, known = make(seed)
             survey = simulate(survey_design)
             solved = calibrate(survey.tiles(), settings_of(survey_design, **known), camera=camera_of(survey_design))
-            found += offsets(solved.products["photo_calib"], survey.truth).items()
+            own = offsets(solved.products["photo_calib"], survey.truth)
+            found += own.items()
+            for constant, rest in _apart(own, solved.products["calib_error"]):
+                constants.append(constant)
+                about.append(rest)
         all_of += found
         clear, pull, few = (np.concatenate([getattr(part, key) for _, part in found]) for key in ("clear", "pull", "few"))
         room = 0.1 + 0.4 / np.sqrt(number)
         width = rms(pull[clear])
         yield Quantity(f"{name}: clear", "", width, f"1 +- {room:.2f}", abs(width - 1.0) <= room, count=int(clear.sum()))
-        for word, own in (("cloudy", ~clear), ("few stars", few)):
-            if own.any():
-                yield Quantity(f"{name}: {word}", "", rms(pull[own]), count=int(own.sum()))
+        for word, chosen_ones in (("cloudy", ~clear), ("few stars", few)):
+            if chosen_ones.any():
+                yield Quantity(f"{name}: {word}", "", rms(pull[chosen_ones]), count=int(chosen_ones.sum()))
+        yield Quantity(f"{name}: constants", "", rms(constants), count=len(constants))
+        yield Quantity(f"{name}: clear, about the constant", "", rms(about), count=len(about))
     for band in sorted({band for band, _ in all_of}):
         own_band = np.concatenate([part.pull[part.clear] for name, part in all_of if name == band])
         yield Quantity(f"clear, {band}", "", rms(own_band), count=len(own_band))
@@ -85,3 +100,15 @@ def run(scale: int, seeds: int | None, design: str | None) -> Iterator[Quantity]
         if len(chosen_pulls):
             width = rms(chosen_pulls)
             yield Quantity(word, "", width, "0.9 to 1.1", 0.9 <= width <= 1.1, count=len(chosen_pulls))
+
+
+def _apart(found: Mapping[str, Offsets], errors: pa.Table) -> Iterator[tuple[float, float]]:
+    """Of each band of a survey, on clear visits: the pull of the constant, and the width of the pulls about it. ``errors``:
+    calib_error."""
+    for band, part in found.items():
+        own = errors.filter(pc.equal(errors["band"], band))
+        common = float(np.median(own["common"].to_numpy()))
+        off, error = part.off[part.clear], part.error[part.clear]
+        constant = float(np.mean(off))
+        rest = (off - constant) ** 2 / np.maximum(error**2 - common, 0.1 * error**2)
+        yield constant / np.sqrt(common), float(np.sqrt(np.mean(rest)))

@@ -65,7 +65,7 @@ def run(scale: int, scratch: Path | None, tiles: Path | None, workers: int) -> I
 
 
 def _accuracy(name: str, folder: Path) -> Iterator[Quantity]:
-    """Zero points of clear (visit, detector) pairs, by band."""
+    """Zero points of clear (visit, detector) pairs, by band: all, and those that users are told to trust."""
     import duckdb
 
     with duckdb.connect(config={"threads": 2, "memory_limit": "4GB"}) as con:
@@ -73,11 +73,14 @@ def _accuracy(name: str, folder: Path) -> Iterator[Quantity]:
             "(SELECT visit, detector, any_value(band) AS band, any_value(zero_point) AS zero_point "
             f"FROM read_parquet('{folder}/truth/*.parquet') WHERE photometric GROUP BY visit, detector)"
         )
-        rows = con.sql(
-            f"SELECT t.band, 1000 * stddev_pop(p.zeroPoint - t.zero_point), count(*), "
-            f"sqrt(avg(pow((p.zeroPoint - t.zero_point) / p.zeroPointErr, 2))) "
-            f"FROM '{folder}/photo_calib.parquet' p JOIN {truth} t USING (visit, detector) GROUP BY t.band ORDER BY t.band"
-        ).fetchall()
-    for band, spread, count, pull in rows:
-        yield Quantity(f"{name}, rms of zero points, {band}", "mmag", spread, count=count)
-        yield Quantity(f"{name}, pulls, {band}", "", pull, count=count)
+        offsets = (
+            "(SELECT t.band, p.zeroPoint - t.zero_point AS off, p.zeroPointErr AS error, p.photometric AS judged "
+            f"FROM '{folder}/photo_calib.parquet' p JOIN {truth} t USING (visit, detector))"
+        )
+        found = "1000 * stddev_pop(off) {0}, count(*) {0}, sqrt(avg(pow(off / error, 2)) {0})"
+        both = f"{found.format('')}, {found.format('FILTER (judged)')}"
+        rows = con.sql(f"SELECT band, {both} FROM {offsets} GROUP BY band ORDER BY band").fetchall()
+    for band, *values in rows:
+        for which, (spread, count, pull) in (("", values[:3]), (" judged photometric", values[3:])):
+            yield Quantity(f"{name}, rms of zero points{which}, {band}", "mmag", spread, count=count)
+            yield Quantity(f"{name}, pulls{which}, {band}", "", pull, count=count)

@@ -1,12 +1,15 @@
 """How far detectors of visits are off by themselves: the variance of what no zero point, gradient or flat explains.
 
 The residual g of a detector is e + n - own: what it is off by, the noise of its stars and of their means, and what both make of
-the zero points that it is measured from. Level 1 took part K of e + n for the detector's flat, and K_c of that of other visits c:
+the zero points that it is measured from. Level 1 took part K of e + n for the detector's flat and V for its visit, and K_c of that
+of other visits c. Stars are in few visits: other detectors k have the share x_k in the means of b's, X = sum_k x_k^2, and their own
+zero points follow e by x_k (K + V), in first order. With g freed of its visit's mean, and u the noise of the stars alone,
 
-    E g^2 = L [(1 - K)^2 (s + m) + sum_c K_c^2 (s_c + m_c)],    m = 1 / weight + sum_k x_k^2 s_k,
+    E g^2 = L [(1 - K - F)^2 s + (1 - 2 K - 3/2 V)^2 sum_k x_k^2 s_k + (1 - 2 K - F) u + sum_(c not b) K_c^2 (s_c + m_c) + K^2 u],
+    F = (K + V) X,    m = u + sum_k x_k^2 s_k.
 
-L is what a plane over the field and the mean of the visit leave, x_k the share of other detectors in the means of the stars. So
-squares of residuals are linear in the variances s of clear and of cloudy visits, and tell them.
+L is what a plane over the field leaves. So squares of residuals are linear in the variances s of clear and of cloudy visits, and
+tell them.
 """
 
 from __future__ import annotations
@@ -96,16 +99,20 @@ def find(d: Detectors, known: float) -> Deviations:
     """Variances of clear and of cloudy visits of each band; each visit has its own, drawn to them as far as visits differ by no
     more than chance. None is less than that ``known`` (mag)."""
     taken = np.minimum(d.fitted * d.of_flat, 0.95)  # K
-    square, own = taken**2, (1.0 - taken) ** 2
+    # stars of b tell their other visits and flats of e, too: these follow it, and so do the means that g is measured from
+    visit = d.weight / np.maximum(total(d.visit, d.weight), 1e-30)
+    followed = (taken + visit) * (d.clear + d.clouded)
+    square, own = taken**2, np.maximum(1.0 - taken - followed, 0.05) ** 2
+    theirs = np.maximum(1.0 - 2.0 * taken - 1.5 * visit, 0.05) ** 2
     left = np.clip(1.0 - (d.fitted * d.of_visit - d.fitted / np.maximum(total(d.visit, d.fitted), 1e-30)), 0.1, 1.0)
     thin = _of_clouds(d)
     g = d.g - total(d.visit, d.weight * d.g) / np.maximum(total(d.visit, d.weight), 1e-30)
-    rest = np.maximum(1.0 - d.weight / np.maximum(total(d.visit, d.weight), 1e-30), 0.05)  # the mean takes its share
+    rest = np.maximum(1.0 - visit, 0.05)  # the mean takes its share
     found = np.where(d.seen, g * g / rest, 0.0)
     # E g^2 = noise + of_clear s(clear) + of_dark s(cloudy)
-    noise = left * ((own - square) * d.noise + total(d.flat, square * d.noise))
+    noise = left * (np.maximum(1.0 - 2.0 * taken - followed, 0.05) * d.noise + total(d.flat, square * d.noise))
     of_clear, of_dark = (
-        left * (own * (mine + share) - square * (mine + seen) + total(d.flat, square * (mine + seen)))
+        left * (own * mine + theirs * share - square * (mine + seen) + total(d.flat, square * (mine + seen)))
         for mine, share, seen in ((~d.dark + 0.0, d.clear, d.clear), (d.dark + 0.0, d.clouded, d.clouded * thin))
     )
     use = np.where(d.seen & (total(d.visit, d.seen.astype(float)) > 2), d.weight * own * left, 0.0)

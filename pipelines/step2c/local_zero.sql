@@ -1,10 +1,17 @@
--- local_zero: better zero points, from the weighted residuals of what is left after clipping. Where every star has its mean, a step
+-- local_zero: better zero points, from the weighted residuals of what is left after clipping (of a visit of which nothing is left, of all). Where every star has its mean, a step
 --   towards the residuals of the detector (drawn to its visit's and its flat's where it has few stars) is one step of the alternating fit.
--- inputs: residual, local_zero, visit; $few
+-- inputs: residual, clipped, unfit, local_zero, visit; $few
 -- grain: one row per visit, detector
 CREATE OR REPLACE TEMP TABLE local_zero AS
-WITH of_block AS (
-  SELECT visit, detector, count(*) AS n, total(w * r) AS wr, total(w) AS w FROM residual WHERE used GROUP BY visit, detector
+WITH judged AS (
+  SELECT r.visit, r.detector, r.r, x.star IS NULL AND u.star IS NULL AS good, if(good, r.w, 1e-6 * r.w) AS w
+  FROM residual r
+  LEFT JOIN clipped x ON x.star = r.star AND x.visit = r.visit
+  LEFT JOIN unfit u ON u.star = r.star
+  WHERE r.used
+),
+of_block AS (
+  SELECT visit, detector, count(*) FILTER (good) AS n, total(w * r) AS wr, total(w) AS w FROM judged GROUP BY visit, detector
 ),
 of_visit AS (
   SELECT visit, total(wr) / total(w) AS r FROM of_block GROUP BY visit

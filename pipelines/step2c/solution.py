@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
 
 from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
@@ -32,6 +33,8 @@ INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_
 PRODUCTS = ("calib_visit", "calib_night", "calib_flat", "calib_component", "calib_error")
 #: Rounds of solving and judging visits at most; and how many visits may still change when it is settled.
 ROUNDS, SETTLED = 4, 0.001
+#: Random signs that tell traces, at least.
+SIGNS = 2000
 #: How well large systems are solved to judge visits by (relative residual).
 JUDGING = 1e-5
 
@@ -141,7 +144,7 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
         step = _step(visits, built, solution.unknowns)
         low = _low(visits, step, photometric, s.cloud_step)
         clear = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
-        now = _spread(visits, step, photometric, spread), _flat(built, solution, flat)
+        now = _spread(visits, built, solution, step, photometric, spread), _flat(built, solution, flat)
         changed = np.count_nonzero(clear != photometric)
         settled = changed <= SETTLED * len(seen) and abs(now[0] - spread) <= 0.01 * spread and abs(now[1] - flat) <= 0.1 * flat
         if settled or number == ROUNDS:
@@ -190,11 +193,32 @@ def _low(visits: Visits, step: Array, photometric: Mask, least: float) -> Mask:
     return np.asarray((others >= 4) & (np.nan_to_num(step) < -max(least, 4.0 * 1.4826 * usual)))
 
 
-def _spread(visits: Visits, step: Array, photometric: Mask, before: float) -> float:
-    """How far photometric visits scatter about their nights, between 3 and 50 mmag."""
-    own = photometric & np.isfinite(step)
-    free = int(own.sum()) - 2 * len(np.unique(visits.day_obs[own]))
-    return before if free < 3 else float(np.clip(np.sqrt(np.sum(step[own] ** 2) / free), 0.003, 0.05))
+def _spread(visits: Visits, built: Model, solution: normal.Solution, step: Array, photometric: Mask, before: float) -> float:
+    """How far photometric visits scatter about their nights, between 3 and 50 mmag.
+
+    Few stars leave a visit near its night. Where s^2 is assumed, steps have the covariance s^2 P, s^2 (1 - P) being that of their
+    errors, and (true - assumed) P^2 more. So one step of Fisher's scoring of the restricted likelihood (Patterson & Thompson 1971)
+    ends at s^2 + (sum step^2 - s^2 tr P) / tr P^2. Random signs z tell both traces: z^T P z and |P z|^2 (Hutchinson 1990).
+    """
+    own = np.flatnonzero(photometric & np.isfinite(step))
+    if not len(own):
+        return before
+    number = np.arange(len(own))
+    rows = csr_array(
+        coo_array(
+            (
+                np.concatenate([np.ones(len(own)), -np.ones(len(own)), visits.airmass[own] - 1.0]),
+                (np.tile(number, 3), np.concatenate([built.zero[own], built.night[own], built.extinction[own]])),
+            ),
+            shape=(len(own), len(solution.unknowns)),
+        )
+    )
+    signs = np.random.default_rng(20261129).choice([-1.0, 1.0], (-(-SIGNS // len(own)), len(own)))
+    left = np.stack([z - rows @ solution.answer(rows.T @ z) / before**2 for z in signs])
+    trace, square = (float(np.sum(one * left)) / len(signs) for one in (signs, left))
+    if square < 3.0:
+        return before
+    return float(np.sqrt(np.clip(before**2 + (np.sum(step[own] ** 2) - before**2 * trace) / square, 0.003**2, 0.05**2)))
 
 
 def _flat(built: Model, solution: normal.Solution, before: float) -> float:
