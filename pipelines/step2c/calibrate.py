@@ -25,6 +25,7 @@ from pipelines.step2c import camera as cameras
 from pipelines.step2c import equations, observations, solution, standards, zero_points
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.settings import Settings
+from pipelines.step2c.statement import statement
 
 #: Tables by name, in memory or as parquet files.
 Tables = Mapping[str, pa.Table | Path]
@@ -32,8 +33,6 @@ T = TypeVar("T")
 DEFAULTS = Settings()
 #: What waits on disk until it is added up: equations, what summaries say of detectors, how far those err, and what is left of them.
 SPILLED = ("normal_equation", "detector_fact", "calib_error", "calib_residual")
-#: What a summary says of a whole visit.
-OF_VISIT = ("instrument", "band", "physical_filter", "day_obs", "exposure_time", "airmass", "mjd_mid", "absolute")
 
 
 @dataclass
@@ -135,9 +134,8 @@ def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection
                     files = literal(f"{limits.folder}/{name}/*.parquet")
                     con.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet({files}) {of}")
             con.execute(
-                "CREATE TEMP VIEW one_visit AS SELECT DISTINCT ON (visit) * FROM visit_fact ORDER BY visit;"
-                "CREATE TEMP VIEW preliminary_visit_summary AS FROM (SELECT visit, detector, band, min(zeroPoint) AS zeroPoint "
-                "FROM detector_fact GROUP BY visit, detector, band) JOIN one_visit USING (visit, band)"
+                "CREATE TEMP VIEW preliminary_visit_summary AS "
+                "SELECT *, (SELECT min(instrument) FROM visit_fact) AS instrument FROM detector_fact"
             )
         return act(con)
 
@@ -174,9 +172,7 @@ def _equations(
             _spill(con.sql(detectors).to_arrow_table(), limits, "detector_fact", number)
             observations.prepare(con, known, settings)
             equations.weigh(con, known, settings)
-            columns = (f"min({name}) AS {name}" if name != "absolute" else "bool_or(absolute) AS absolute" for name in OF_VISIT)
-            facts = f"SELECT visit, {', '.join(columns)} FROM preliminary_visit_summary GROUP BY visit ORDER BY visit"
-            return con.sql(facts).to_arrow_table()
+            return con.sql(statement("visit_facts")).to_arrow_table()
 
         facts = _timed(spent, "prepare", judge)
         made = _timed(spent, "assemble", lambda: equations.assemble(con, settings))

@@ -32,8 +32,9 @@ def prepare(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) 
 
 
 def register_visits(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> None:
-    """Make the table visit from ``preliminary_visit_summary``."""
-    bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM preliminary_visit_summary ORDER BY band").fetchall()]
+    """Make the table visit from ``preliminary_visit_summary`` and, where it is there, ``visit_fact``."""
+    con.execute("CREATE TEMP VIEW IF NOT EXISTS visit_fact AS " + statement("visit_facts"))
+    bands = [row[0] for row in con.sql("SELECT DISTINCT band FROM visit_fact ORDER BY band").fetchall()]
     con.register("filter_prior", camera.filters(bands))
     con.execute(statement("visits"), {"epochs": list(settings.flat_epochs)})
 
