@@ -132,12 +132,13 @@ def _remarkable(con: duckdb.DuckDBPyConnection, site: Site, datasets: pa.Table) 
         known = _count(con, statement("known"))
     else:
         con.execute("CREATE TEMP TABLE known (dataset_id VARCHAR, known_checksum VARCHAR, known_path VARCHAR)")
-    twice = con.execute("SELECT count(*) FROM (SELECT hash(dataset_id) AS h FROM given GROUP BY h HAVING count(*) > 1)").fetchall()
-    if twice[0][0]:
+    hashes = np.sort(con.sql("SELECT hash(dataset_id) AS hash FROM given").fetchnumpy()["hash"])
+    twice = bool(np.any(hashes[1:] == hashes[:-1]))
+    if twice:
         con.execute(statement("repeated"))
     else:
         con.execute("CREATE TEMP TABLE repeated (ordinal BIGINT, nth BIGINT, first_checksum VARCHAR)")
-    return bool(known + twice[0][0] + _count(con, _unknown(site, datasets)))
+    return bool(known + twice + _count(con, _unknown(site, datasets)))
 
 
 def _unknown(site: Site, datasets: pa.Table) -> str:
