@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import schemas
 from lake.access import storing
 from lake.durable import fsync_dir, fsync_file
+from lake.listing import listings
 from lake.site import LakeError, Site, one_line
 
 ROW_GROUP = 131_072
@@ -32,6 +33,8 @@ SINGULAR = {
         "checksum": "DELTA_LENGTH_BYTE_ARRAY", "file_checksum": "DELTA_LENGTH_BYTE_ARRAY",
     }
 }  # fmt: skip
+#: Columns of numbers that look-ups read, of few bytes once they are in a dictionary: unpacking would take longer than the rest.
+UNPACKED = {"dataset": ("exposure", "visit", "detector"), "visit_detector_patch": ("visit", "detector", "tract")}
 #: Columns by which rows lie together in a file, where those of the key are not it: footprints are looked for by what they touch.
 TOGETHER = {"visit_detector_patch": ("skymap", "tract")}
 #: Columns by which rows are sought beside those of the key and the data ID: a batch is compared with what its runs have.
@@ -70,11 +73,14 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with storing(path) as local:
-                pq.write_table(
-                    rows.select(stored.names).cast(stored), local, row_group_size=ROW_GROUPS.get(table, ROW_GROUP),
-                    compression="zstd", write_page_checksum=True, column_encoding=singular,
+                with pq.ParquetWriter(
+                    local, stored, write_page_checksum=True, column_encoding=singular,
+                    compression={name: "none" if name in UNPACKED.get(table, ()) else "zstd" for name in stored.names},
                     use_dictionary=[name for name in stored.names if name not in singular],
-                )  # fmt: skip
+                ) as file:  # fmt: skip
+                    size = ROW_GROUPS.get(table, ROW_GROUP)
+                    file.write_table(rows.select(stored.names).cast(stored), row_group_size=size)
+                    file.add_key_value_metadata(listings(table, rows, size))
                 fsync_file(local)
                 metadata, size = pq.read_metadata(local), local.stat().st_size
             fsync_dir(folder)
