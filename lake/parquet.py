@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import schemas
 from lake.access import storing
 from lake.durable import fsync_dir, fsync_file
+from lake.listing import listings
 from lake.site import LakeError, Site, one_line
 
 ROW_GROUP = 131_072
@@ -32,10 +33,12 @@ SINGULAR = {
         "checksum": "DELTA_LENGTH_BYTE_ARRAY", "file_checksum": "DELTA_LENGTH_BYTE_ARRAY",
     }
 }  # fmt: skip
-#: Columns that have few values in a row group: a dictionary says those shortly, and to set up a compressor takes longer than that.
-FEW = {
+#: Columns that are not compressed: they have few values in a row group, which a dictionary says shortly, or are numbers that
+#: look-ups read; to set up a compressor, or to unpack, takes longer than it saves.
+UNPACKED = {
     "dataset": ("run", "instrument", "detector", "physical_filter", "band", "day_obs", "skymap", "tract", "patch", "origin",
-                "registered_at"),
+                "registered_at", "exposure", "visit"),
+    "visit_detector_patch": ("visit", "detector", "tract"),
 }  # fmt: skip
 #: Columns by which rows lie together in a file, where those of the key are not it: footprints are looked for by what they touch.
 TOGETHER = {"visit_detector_patch": ("skymap", "tract")}
@@ -66,8 +69,8 @@ class AddFile:
 def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
     """Write rows as durable parquet files, one per partition value, not yet part of the table."""
     stored = schemas.table(table).payload.remove_metadata()
-    singular, few = SINGULAR.get(table, {}), FEW.get(table, ())
-    compression = {name: "none" if name in few else "zstd" for name in stored.names}
+    singular, unpacked = SINGULAR.get(table, {}), UNPACKED.get(table, ())
+    compression = {name: "none" if name in unpacked else "zstd" for name in stored.names}
     root = site.table_path(table)
     written = []
     for values, rows in partitions(table, data):
@@ -76,11 +79,13 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with storing(path) as local:
-                pq.write_table(
-                    rows.select(stored.names).cast(stored), local, row_group_size=ROW_GROUPS.get(table, ROW_GROUP),
-                    compression=compression, write_page_checksum=True, column_encoding=singular,
+                with pq.ParquetWriter(
+                    local, stored, write_page_checksum=True, column_encoding=singular, compression=compression,
                     use_dictionary=[name for name in stored.names if name not in singular],
-                )  # fmt: skip
+                ) as file:  # fmt: skip
+                    size = ROW_GROUPS.get(table, ROW_GROUP)
+                    file.write_table(rows.select(stored.names).cast(stored), row_group_size=size)
+                    file.add_key_value_metadata(listings(table, rows, size))
                 fsync_file(local)
                 metadata, size = pq.read_metadata(local), local.stat().st_size
             fsync_dir(folder)

@@ -218,4 +218,5 @@ def test_killed_while_batches_overlap(tmp_path: Path, lake: Lake, point: str) ->
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert again.stdout in ("['accepted']\n", "['accepted', 'present']\n"), again.stderr
     assert len(search(lake, ["raw"])) == 6 and len(list((tmp_path / "given").iterdir())) == 6
+    audit.remove_orphans(lake.central)  # rows that were written and never committed
     assert [f for f in audit.audit(lake.central).findings if ".tmp-" not in f.path] == []

@@ -265,7 +265,7 @@ def test_a_read_only_site_gives_one_line(site: Site, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     delta.append(site, "metric", metrics(1.0))
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(DeltaError, match=r"^site A: table metric cannot be written: No space left on device$"):
         delta.append(site, "metric", metrics(2.0))
     assert values(site) == [1.0]
