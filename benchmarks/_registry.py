@@ -12,24 +12,25 @@ import numpy as np
 import pyarrow as pa
 
 import schemas
-from lake import delta, dimensions, registry
+from lake import delta, dimensions, registry, upkeep
 from lake.parquet import key_order, ordered
 from lake.site import Lake, Site
 
 DETECTORS = 100
 #: Visits in a tract: two thousand images.
 VISITS = 20
-#: Visits whose footprints come together; rows in a large file of the registry, and in the small ones that wait to be merged.
+#: Visits whose footprints come together; rows of the registry that do, and of the small files that wait to be merged.
 NIGHTS = 10_000
-BATCH, SMALL, TAIL = 1_000_000, 1_000, 31
+BATCH, SMALL, TAIL = 500_000, 1_000, 31
 TYPE = "bench_image"
 DIMENSIONS = ("instrument", "visit", "detector")
 #: A file system allows some ten thousand names of one file.
 LINKS = 30_000
 
 
-def make(root: Path, visits: int) -> Site:
-    """A lake of one site that knows ``visits`` visits, twenty in each tract."""
+def make(root: Path, visits: int, scattered: bool = False) -> Site:
+    """A lake of one site that knows ``visits`` visits, twenty in each tract: in sequence, or scattered, so
+    that no two of a tract are neighbours."""
     site = Lake.create(root, {"A": {"central": True}}).central
     registry.register_dataset_types(site, {TYPE: (DIMENSIONS, "json")})
     number = np.arange(visits)
@@ -38,23 +39,19 @@ def make(root: Path, visits: int) -> Site:
     insert(site, "physical_filter", {"instrument": ["Cam"], "physical_filter": ["r_cam"], "band": ["r"]})
     night = {"instrument": "Cam", "day_obs": 20260101, "physical_filter": "r_cam", "band": "r", "exposure_time": 30.0}
     insert(site, "exposure", night | {"exposure": number, "observation_type": "science"})
-    place = {"mjd_mid": 6e4 + number / 2000, "ra": 2.0 * (number // VISITS % 180), "dec": 0.0}
+    tract = number % max(1, visits // VISITS) if scattered else number // VISITS
+    place = {"mjd_mid": 6e4 + number / 2000, "ra": 2.0 * (tract % 180), "dec": -60.0 + 2.0 * (tract // 180 % 60)}
     insert(site, "visit", night | {"visit": number, "exposure": number} | place)
-    _footprints(site, visits, "sky", number // VISITS)
+    _footprints(site, tract)
     return site
 
 
-def scatter(site: Site, visits: int) -> None:
-    """Place the visits on the tracts of another skymap, too, one after the other: no two of a tract are neighbours."""
-    _footprints(site, visits, "scattered", np.arange(visits) % (visits // VISITS))
-
-
-def _footprints(site: Site, visits: int, skymap: str, tract: np.ndarray) -> None:
-    """Footprints, ten thousand visits in a file; appended in the order in which dimensions.insert() would."""
-    for start in range(0, visits, NIGHTS):
-        part = np.arange(start, min(start + NIGHTS, visits))
+def _footprints(site: Site, tract: np.ndarray) -> None:
+    """Footprints of visits on tracts, ten thousand visits in a file; appended in the order in which dimensions.insert() would."""
+    for start in range(0, len(tract), NIGHTS):
+        part = np.arange(start, min(start + NIGHTS, len(tract)))
         of_visit = {"visit": np.repeat(part, DETECTORS), "tract": np.repeat(tract[part], DETECTORS)}
-        place = {"detector": np.tile(np.arange(DETECTORS), len(part)), "skymap": skymap, "patch": 0}
+        place = {"detector": np.tile(np.arange(DETECTORS), len(part)), "skymap": "sky", "patch": 0}
         rows = schemas.conform("visit_detector_patch", _table({"instrument": "Cam"} | of_visit | place))
         delta.append(site, "visit_detector_patch", ordered(rows, key_order("visit_detector_patch")))
 
@@ -89,11 +86,16 @@ def write_files(site: Site, count: int, content: bytes = b"0123456789") -> None:
 
 
 def fill(site: Site, count: int, run: str) -> None:
-    """Register ``count`` datasets, so that they lie as in a site that is looked after: in large files of up to a million
-    rows, and the last of them in small ones, as many as upkeep leaves."""
-    ends = [*range(BATCH, count - TAIL * SMALL, BATCH), *(count - n * SMALL for n in range(TAIL, -1, -1))]
-    for start, end in pairwise([0, *ends]):
+    """Register ``count`` datasets, so that they lie as in a site that is looked after: in large files that upkeep merged, and the
+    last of them in small ones, as many as it leaves."""
+    large = count - TAIL * SMALL
+    batches = 2 * -(-large // (2 * BATCH))
+    ends = [large * n // batches for n in range(batches + 1)]
+    for start, end in pairwise(ends):
         registry.ingest(site, datasets(end - start, run, start=start), verify=False)
+    upkeep.compact(site, "dataset", smaller_than=upkeep.BUNCH // 2, at_least=2)
+    for start in range(large, count, SMALL):
+        registry.ingest(site, datasets(SMALL, run, start=start), verify=False)
 
 
 def datasets(count: int, run: str, held: Sequence[str] | None = None, size: int = 10, start: int = 0) -> pa.Table:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from benchmarks import Quantity, _files
+from benchmarks import Quantity, _files, _rest
 
 ABOUT = "1,500 files of 20 kB to the central site by a rule: copied, verified, registered (x10, x100: as many more files)."
 OPTIONS: list[click.Parameter] = []
@@ -25,6 +25,7 @@ def run(scale: int) -> Iterator[Quantity]:
     with _files.lake() as lake:
         source = lake.site("FRDF")
         _files.fill(source, count, SIZE)
+        _rest.wait(lake.root)
         begin = time.perf_counter()
         rule = movement.add_rule(lake, "bench", "fan-in", ["raw"], "true", "FRDF", "USDF")
         report = movement.run_rules(lake, [rule])

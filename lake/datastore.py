@@ -30,6 +30,8 @@ CHUNK = 4 * 2**20
 TEMPORARY = ".tmp-"
 #: Characters that a name of a file has not.
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_.+-]")
+#: Columns of a data ID whose values stand in names after the first letter of the column.
+_LETTERED = ("detector", "tract", "patch")
 SUFFIX = {"fits": ".fits", "json": ".json", "table": ".parquet"}
 
 
@@ -57,9 +59,27 @@ def template(run: str, dataset_type: str, data_id: Mapping[str, Any], storage: s
     known = {c: value for c in schemas.DATA_ID if (value := data_id.get(c)) is not None}
     implied = {"exposure", "physical_filter", "band", "day_obs"} if "visit" in known else {"day_obs"}
     implied |= {"band"} if "physical_filter" in known else set()
-    values = [f"{c[0]}{v}" if c in ("detector", "tract", "patch") else str(v) for c, v in known.items() if c not in implied]
+    values = [f"{c[0]}{v}" if c in _LETTERED else str(v) for c, v in known.items() if c not in implied]
     name = _UNUSUAL.sub("-", "_".join([dataset_type, *values])) + SUFFIX[storage]
     return f"{_folder(run, dataset_type, known.get('day_obs', known.get('tract')))}/{name}"
+
+
+def templates(rows: pa.Table, storage: Mapping[str, str]) -> pa.ChunkedArray:
+    """As template(), of each of many rows with run, dataset_type and the data ID columns; ``storage`` is by dataset type."""
+    by_visit = rows["visit"].is_valid()
+    implied = {"exposure": by_visit, "physical_filter": by_visit, "band": pc.or_(by_visit, rows["physical_filter"].is_valid())}
+    parts = [rows["dataset_type"]]
+    for column in schemas.DATA_ID:
+        if column != "day_obs":
+            text = rows[column].cast(pa.string())
+            text = pc.binary_join_element_wise(column[0], text, "") if column in _LETTERED else text
+            parts.append(pc.if_else(implied[column], None, text) if column in implied else text)
+    names = pc.replace_substring_regex(pc.binary_join_element_wise(*parts, "_", null_handling="skip"), _UNUSUAL.pattern, "-")
+    part = pc.coalesce(rows["day_obs"], rows["tract"])
+    folders = map(_folder, *(column.to_pylist() for column in (rows["run"], rows["dataset_type"], part)))
+    endings = pa.array([SUFFIX[kind] for kind in storage.values()], pa.string())
+    endings = endings.take(pc.index_in(rows["dataset_type"], pa.array(storage, pa.string())))
+    return pc.binary_join_element_wise(pc.binary_join_element_wise(pa.array(folders, pa.string()), names, "/"), endings, "")
 
 
 @lru_cache(1024)

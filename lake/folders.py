@@ -11,13 +11,14 @@ import os
 import stat
 import subprocess
 import sys
+from array import array
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 #: Files of which sizes are asked for at once; so many that a second process, which takes 20 ms to start, is worth it.
 AT_ONCE, SHARED = 5_000, 200_000
@@ -50,12 +51,13 @@ def _elsewhere(root: Path, firsts: deque[int], files: Callable[[int, int], Files
     command, pipe, none = [sys.executable, "-IS", __file__, str(root)], subprocess.PIPE, subprocess.DEVNULL
     with (
         suppress(OSError, ValueError, IndexError),
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, text=True) as other,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none) as other,
     ):
         assert other.stdin and other.stdout
         while True:
             first = firsts.popleft()
-            print(json.dumps(files(first, AT_ONCE)), file=other.stdin, flush=True)
+            paths, sizes = files(first, AT_ONCE)
+            _send(other.stdin, paths, sizes)
             wrong += json.loads(other.stdout.readline())
             first = None
     if first is not None:
@@ -63,11 +65,29 @@ def _elsewhere(root: Path, firsts: deque[int], files: Callable[[int, int], Files
     return wrong
 
 
+def _send(stream: IO[bytes], paths: list[str], sizes: list[int]) -> None:
+    """Two lengths, the paths with NUL between them, the sizes: that takes a tenth of the time of JSON.
+
+    ValueError for what cannot be said so: a path that holds a NUL, which is no file's, and a size that is not known.
+    """
+    if None in sizes:
+        raise ValueError("a size is not known")
+    text, numbers = "\0".join(paths).encode(), array("q", sizes).tobytes()
+    if text.count(b"\0") >= len(paths):
+        raise ValueError("a path holds a NUL")
+    stream.write(b"%d %d\n" % (len(text), len(numbers)))
+    stream.write(text + numbers)
+    stream.flush()
+
+
 def _serve(root: str) -> None:
     """The other process: answers, line by line, until nothing more is asked."""
     with Folders(root) as folders:
-        for asked in sys.stdin:
-            print(json.dumps(folders.differing(*json.loads(asked))), flush=True)
+        while asked := sys.stdin.buffer.readline():
+            text, numbers = map(int, asked.split())
+            paths, sizes = sys.stdin.buffer.read(text).decode().split("\0"), array("q")
+            sizes.frombytes(sys.stdin.buffer.read(numbers))
+            print(json.dumps(folders.differing(paths, sizes.tolist())), flush=True)
 
 
 class Folders:

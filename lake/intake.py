@@ -63,9 +63,9 @@ def take_in(
         if kinds.get(run, "RUN") != "RUN":
             raise IntakeError(f"site {site.name}: run {run} is a {kinds[run]} collection; datasets are made in RUN collections")
     parts, done = [RESULT.empty_table()], 0
-    with closing(_placed(site, rows, mode)) as batches:
-        for batch, arrived in batches:
-            parts.append(_settled(site, batch, arrived, mode))
+    with closing(_brought(site, rows, mode)) as batches:
+        for batch, arrived, placed in batches:
+            parts.append(_settled(site, batch, arrived, mode, placed))
             done += batch.num_rows
             progress(done, rows.num_rows)
     found = pa.concat_tables(parts)
@@ -101,37 +101,34 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
             delta.view(con, site, table)
         rows = con.sql(statement("completed")).to_arrow_table().drop_columns(["ordinal"])
     types = registry.dataset_types(site)
-    files_of = pa.array([name for name, kind in types.items() if kind.storage != "table"], pa.string())
-    wrong = rows.filter(pc.invert(pc.is_in(rows["dataset_type"], files_of)))
+    stored = {name: kind.storage for name, kind in types.items() if kind.storage != "table"}
+    wrong = rows.filter(pc.invert(pc.is_in(rows["dataset_type"], pa.array(stored, pa.string()))))
     if wrong.num_rows:
         name = wrong["dataset_type"][0].as_py()
         why = (
             "is a slice of a catalogue table"
             if name in types
-            else f"is not known; known: {', '.join(files_of.to_pylist()) or 'none'}, others are declared by drp ingest --register"
+            else f"is not known; known: {', '.join(stored) or 'none'}, others are declared by drp ingest --register"
         )
         raise IntakeError(f"site {site.name}: {wrong['source'][0]}: dataset type {name} {why}")
-    names = [
-        row["path"] or datastore.template(row["run"], row["dataset_type"], row, types[row["dataset_type"]].storage)
-        for row in rows.select(["path", "run", "dataset_type", *schemas.DATA_ID]).to_pylist()
-    ]
-    rows = rows.set_column(rows.column_names.index("path"), "path", pa.array(names, pa.string()))
+    paths = pc.coalesce(pc.if_else(pc.equal(rows["path"], ""), None, rows["path"]), datastore.templates(rows, stored))
+    rows = rows.set_column(rows.column_names.index("path"), "path", paths)
     return registry.with_ids(None, rows, {name: kind.dimensions for name, kind in types.items()})
 
 
-def _placed(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table, list[Arriving]]]:
-    """The batches with their files in place: while the caller registers one, the next gets its names, the one after is copied.
+def _brought(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table, list[Arriving], Callable[[], None]]]:
+    """The batches, copied, and what waits until a batch is in its place: while the caller registers one, the next are copied.
 
     Not so when files are moved: a source that two rows name must be there for both, or be known as moved.
     """
     ahead = 0 if mode == "move" else AHEAD
-    waiting: deque[tuple[pa.Table, list[Arriving], Future[None]]] = deque()
+    waiting: deque[tuple[pa.Table, list[Arriving], list[Future[None]], Future[None]]] = deque()
 
-    def first() -> tuple[pa.Table, list[Arriving]]:
-        batch, files, placing = waiting[0]
-        placing.result()
-        waiting.popleft()
-        return batch, files
+    def first() -> tuple[pa.Table, list[Arriving], Callable[[], None]]:
+        batch, files, copying, placing = waiting[0]
+        for part in copying:
+            part.result()
+        return batch, files, placing.result
 
     copiers = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
     placer = ThreadPoolExecutor(1, thread_name_prefix="placing")
@@ -142,15 +139,17 @@ def _placed(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table,
                 files = _files(site, batch, mode)
                 parts = [files[n : n + AT_ONCE] for n in range(0, len(files), AT_ONCE)]
                 copying = [copiers.submit(arriving.bring, site, part, mode) for part in parts]
-                waiting.append((batch, files, placer.submit(_place, site, files, copying)))
+                waiting.append((batch, files, copying, placer.submit(_place, site, files, copying)))
                 if len(waiting) > ahead:
                     yield first()
+                    waiting.popleft()
             while waiting:
                 yield first()
+                waiting.popleft()
         finally:  # what an error, or a reader who has seen enough, leaves behind
             copiers.shutdown(cancel_futures=True)
             placer.shutdown(cancel_futures=True)
-            for _, files, _ in waiting:
+            for _, files, _, _ in waiting:
                 arriving.discard(files)
 
 
@@ -171,9 +170,9 @@ def _files(site: Site, rows: pa.Table, mode: Mode) -> list[Arriving]:
     return files
 
 
-def _settled(site: Site, rows: pa.Table, files: list[Arriving], mode: Mode) -> pa.Table:
-    """Register the datasets of files in place; the verdicts. What is refused goes, and so does what was moved."""
-    verdicts = _register(site, rows, files)
+def _settled(site: Site, rows: pa.Table, files: list[Arriving], mode: Mode, placed: Callable[[], None]) -> pa.Table:
+    """Register the datasets of files, once they are placed; the verdicts. What is refused goes, and so does what was moved."""
+    verdicts = _register(site, rows, files, placed)
     fault.point("intake:registered")
     for file, verdict in zip(files, verdicts["verdict"].to_pylist(), strict=True):
         if verdict == "rejected" and file.new:
@@ -196,22 +195,45 @@ def _known(site: Site, rows: pa.Table) -> dict[str, Known]:
     return {dataset_id: Known(*known) for dataset_id, *known in held}
 
 
-def _register(site: Site, rows: pa.Table, files: list[Arriving]) -> pa.Table:
-    """Register what arrived; the others are present, or rejected for their reason."""
+class _Otherwise(Exception):
+    """A file got another name than it was judged by, or none."""
+
+
+def _register(site: Site, rows: pa.Table, files: list[Arriving], placed: Callable[[], None]) -> pa.Table:
+    """Register what arrived; it is judged while it gets its names, and again where that did not go as expected."""
+    expected = [(file.path, file.reason) for file in files]
+
+    def ready() -> None:
+        placed()
+        if expected != [(file.path, file.reason) for file in files]:
+            raise _Otherwise
+
+    try:
+        return _registered(site, rows, files, ready)
+    except _Otherwise:
+        return _registered(site, rows, files, placed)
+
+
+def _registered(site: Site, rows: pa.Table, files: list[Arriving], ready: Callable[[], None]) -> pa.Table:
+    """Verdicts on what arrived, when it is ready; the others are present, or rejected for their reason."""
     facts = {
         "path": [f.path for f in files], "checksum": [f.checksum for f in files], "file_checksum": [f.checksum for f in files],
         "bytes": [f.bytes for f in files], "file_bytes": [f.bytes for f in files], "origin": [site.name] * len(files),
     }  # fmt: skip
-    rows = rows.drop_columns(["source", "path", "checksum"])
+    ids, rows = rows["dataset_id"], rows.drop_columns(["dataset_id", "source", "path", "checksum"])  # it makes the ids itself
     for name, values in facts.items():
         rows = rows.append_column(name, pa.array(values))
     coming = pa.array([file.reason is None and file.known is None for file in files])
     if pc.all(coming).as_py():
-        return registry.ingest(site, rows)
-    judged = registry.ingest(site, rows.filter(coming)) if pc.any(coming).as_py() else registry.VERDICTS.empty_table()
+        return registry.ingest(site, rows, ready=ready)
+    if pc.any(coming).as_py():
+        judged = registry.ingest(site, rows.filter(coming), ready=ready)
+    else:
+        ready()
+        judged = registry.VERDICTS.empty_table()
     reasons = pa.array([file.reason for file in files], pa.string())
     verdicts = pc.if_else(pc.is_null(reasons), "present", "rejected")
-    own = pa.table([rows["dataset_id"].combine_chunks(), verdicts, reasons], schema=registry.VERDICTS)
+    own = pa.table([ids.combine_chunks(), verdicts, reasons], schema=registry.VERDICTS)
     columns = [
         pc.replace_with_mask(mine.combine_chunks(), coming, theirs.combine_chunks())
         for mine, theirs in zip(own.columns, judged.columns, strict=True)

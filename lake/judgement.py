@@ -6,8 +6,9 @@ by one SQL join over the whole batch: one bad row never stops the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
@@ -71,28 +72,32 @@ def judge(
     problems: Mapping[str, str] | None = None,
     stage: bool = False,
     parking: Parking = "table",
+    ready: Callable[[], object] = lambda: None,
 ) -> Judgement:
     """Verdicts on a batch against the site's files, dimension records and registered datasets; changes nothing.
 
     ``problems`` are files (by path) that the caller knows to be unusable. With ``stage``, accepted rows are written to a
     file of the table ``dataset`` while the files of the batch are looked at; the caller commits or discards it.
     ``parking`` is where it is noted what waits: the table ``parked``, the transfer log (``waiting`` then has only what was
-    refused), or either for what waited before (changes go to the table).
+    refused), or either for what waited before (changes go to the table). ``ready`` as in registry.ingest().
     """
     datasets = _stamped(site, datasets)
     with delta.cursor() as con, ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
-        storage = pool.submit(_storage, site, datasets, verify, problems or {})
+        storage = pool.submit(_storage, site, datasets, verify, problems or {}, ready)
         datasets, faulty = _identified(con, site, datasets)
         remarkable = _remarkable(con, site, datasets) or faulty
         staged = None
         if stage:
             found, accepted = _verdicts(con, site, datasets, PROBLEMS.empty_table(), remarkable)
             staged = delta.stage(site, "dataset", accepted) if accepted.num_rows else None
-        if not stage or storage.result().num_rows:
+        with ExitStack() as unless:
             if staged is not None:
-                staged.discard()
-            staged = None
-            found, accepted = _verdicts(con, site, datasets, storage.result(), remarkable)
+                unless.callback(staged.discard)
+            wrong = storage.result()
+            if not stage or wrong.num_rows:
+                staged = None
+                found, accepted = _verdicts(con, site, datasets, wrong, remarkable)
+            unless.pop_all() if staged is not None else unless.close()
         waiting, admitted = _events(con, site, found["verdict"], parking)
         judged = reduce(lambda rows, c: rows.append_column(c, found[c]), ("verdict", "reason", "known_path"), datasets)
         return Judgement(judged, accepted, waiting, admitted, staged)
@@ -127,12 +132,13 @@ def _remarkable(con: duckdb.DuckDBPyConnection, site: Site, datasets: pa.Table) 
         known = _count(con, statement("known"))
     else:
         con.execute("CREATE TEMP TABLE known (dataset_id VARCHAR, known_checksum VARCHAR, known_path VARCHAR)")
-    twice = con.execute("SELECT count(*) FROM (SELECT hash(dataset_id) AS h FROM given GROUP BY h HAVING count(*) > 1)").fetchall()
-    if twice[0][0]:
+    hashes = np.sort(con.sql("SELECT hash(dataset_id) AS hash FROM given").fetchnumpy()["hash"])
+    twice = bool(np.any(hashes[1:] == hashes[:-1]))
+    if twice:
         con.execute(statement("repeated"))
     else:
         con.execute("CREATE TEMP TABLE repeated (ordinal BIGINT, nth BIGINT, first_checksum VARCHAR)")
-    return bool(known + twice[0][0] + _count(con, _unknown(site, datasets)))
+    return bool(known + twice + _count(con, _unknown(site, datasets)))
 
 
 def _unknown(site: Site, datasets: pa.Table) -> str:
@@ -225,8 +231,9 @@ def _where(rows: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
     return rows if pc.all(mask).as_py() else rows.filter(mask)
 
 
-def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str, str]) -> pa.Table:
+def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str, str], ready: Callable[[], object]) -> pa.Table:
     """What is wrong with the files of a batch: path, file_bytes (as claimed), problem; only those that have one."""
+    ready()
     files = datasets.select(["path", "file_bytes"])
     sliced = pc.starts_with(files["path"], slices.PREFIX)
     alone = _where(files, pc.invert(sliced))

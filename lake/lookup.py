@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
+from lake.demand import Demand
 from lake.query import Connection
-from lake.row_groups import Demand
 from lake.where import SKY
 
 #: What a search is ordered by.
@@ -53,10 +53,19 @@ def _images(con: Connection, site: str, demands: Sequence[Demand], columns: Sequ
     rows = con.row_groups(site, "dataset").rows([*(d for d in demands if d[0] not in SKY), ("visit", visits)], columns)
     if rows is None:
         return None
-    keys = rows.select([*IMAGE, "tract"]).append_column("place", pa.array(np.arange(rows.num_rows)))
-    keys = keys.filter(pc.is_null(keys["tract"]))
-    found = [keys.join(footprints, list(IMAGE), join_type="left semi", use_threads=False)]
-    if keys["detector"].null_count:
-        whole = keys.filter(pc.is_null(keys["detector"]))
-        found.append(whole.join(footprints, list(IMAGE[:2]), join_type="left semi", use_threads=False))
-    return rows, pa.concat_tables(found)["place"].to_numpy()
+    imaged = pc.is_null(rows["tract"]).to_numpy()
+    touching = _among(rows, footprints, IMAGE)
+    if rows["detector"].null_count:
+        touching |= pc.is_null(rows["detector"]).to_numpy() & _among(rows, footprints, IMAGE[:2])
+    return rows, np.flatnonzero(imaged & touching)
+
+
+def _among(rows: pa.Table, others: pa.Table, columns: Sequence[str]) -> np.ndarray:
+    """Which rows have the same values of columns as one of the others; null is no value."""
+    code, known, valid = np.zeros(rows.num_rows, np.int64), np.zeros(others.num_rows, np.int64), np.ones(rows.num_rows, bool)
+    for column in columns:
+        values = pc.unique(others[column])
+        place = pc.index_in(rows[column], values).fill_null(-1).to_numpy()
+        code, known = code * len(values) + place, known * len(values) + pc.index_in(others[column], values).to_numpy()
+        valid &= place >= 0
+    return np.isin(code, known) & valid

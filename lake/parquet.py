@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import schemas
 from lake.access import storing
 from lake.durable import fsync_dir, fsync_file
+from lake.listing import listings
 from lake.site import LakeError, Site, one_line
 
 ROW_GROUP = 131_072
@@ -31,6 +32,13 @@ SINGULAR = {
         "dataset_id": "DELTA_LENGTH_BYTE_ARRAY", "path": "DELTA_BYTE_ARRAY", "quantum_id": "DELTA_LENGTH_BYTE_ARRAY",
         "checksum": "DELTA_LENGTH_BYTE_ARRAY", "file_checksum": "DELTA_LENGTH_BYTE_ARRAY",
     }
+}  # fmt: skip
+#: Columns that are not compressed: they have few values in a row group, which a dictionary says shortly, or are numbers that
+#: look-ups read; to set up a compressor, or to unpack, takes longer than it saves.
+UNPACKED = {
+    "dataset": ("run", "instrument", "detector", "physical_filter", "band", "day_obs", "skymap", "tract", "patch", "origin",
+                "registered_at", "exposure", "visit"),
+    "visit_detector_patch": ("visit", "detector", "tract"),
 }  # fmt: skip
 #: Columns by which rows lie together in a file, where those of the key are not it: footprints are looked for by what they touch.
 TOGETHER = {"visit_detector_patch": ("skymap", "tract")}
@@ -61,7 +69,8 @@ class AddFile:
 def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
     """Write rows as durable parquet files, one per partition value, not yet part of the table."""
     stored = schemas.table(table).payload.remove_metadata()
-    singular = SINGULAR.get(table, {})
+    singular, unpacked = SINGULAR.get(table, {}), UNPACKED.get(table, ())
+    compression = {name: "none" if name in unpacked else "zstd" for name in stored.names}
     root = site.table_path(table)
     written = []
     for values, rows in partitions(table, data):
@@ -70,11 +79,13 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with storing(path) as local:
-                pq.write_table(
-                    rows.select(stored.names).cast(stored), local, row_group_size=ROW_GROUPS.get(table, ROW_GROUP),
-                    compression="zstd", write_page_checksum=True, column_encoding=singular,
+                with pq.ParquetWriter(
+                    local, stored, write_page_checksum=True, column_encoding=singular, compression=compression,
                     use_dictionary=[name for name in stored.names if name not in singular],
-                )  # fmt: skip
+                ) as file:  # fmt: skip
+                    size = ROW_GROUPS.get(table, ROW_GROUP)
+                    file.write_table(rows.select(stored.names).cast(stored), row_group_size=size)
+                    file.add_key_value_metadata(listings(table, rows, size))
                 fsync_file(local)
                 metadata, size = pq.read_metadata(local), local.stat().st_size
             fsync_dir(folder)
@@ -106,10 +117,29 @@ def partitions(table: str, data: pa.Table) -> list[tuple[dict[str, str], pa.Tabl
 
 def ordered(data: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Rows in order of columns, nulls last, equal ones in the order they had; not copied where they are so already."""
-    place = np.arange(data.num_rows)
-    keys = data.select(list(columns)).append_column("_place", pa.array(place))
-    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
-    return data if np.array_equal(order.to_numpy(), place) else data.take(order)
+    if _in_order(data, columns):
+        return data
+    keys = data.select(list(columns)).append_column("_place", pa.array(np.arange(data.num_rows)))
+    return data.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))
+
+
+def _in_order(data: pa.Table, columns: Sequence[str]) -> bool:
+    """Whether ordered() would change nothing, from each row and the next: in most batches the first columns tell."""
+    tied = np.ones(max(data.num_rows - 1, 0), bool)
+    for column in (data[name] for name in columns):
+        if column.null_count < len(column):
+            here, there = column.slice(0, len(tied)), column.slice(1)
+            less, equal = pc.less(here, there), pc.equal(here, there)
+            if column.null_count:
+                less = pc.fill_null(less, pc.and_(here.is_valid(), there.is_null()))
+                equal = pc.fill_null(equal, pc.and_(here.is_null(), there.is_null()))
+            same = equal.to_numpy()
+            if np.any(tied & ~same & ~less.to_numpy()):
+                return False
+            tied &= same
+        if not tied.any():
+            return True
+    return True
 
 
 def key_order(table: str) -> list[str]:

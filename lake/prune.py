@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import schemas
 from lake import datastore, delta, fault, registry, slices
 from lake.archive.shelf import STORED, Shelf, bundles
+from lake.arrangement import arranged
 from lake.commit import commit
-from lake.parquet import ordered, write_files
+from lake.parquet import DeltaError, ordered, write_files
 from lake.query import connect, identifier
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
@@ -240,7 +241,11 @@ def _take_out(site: Site, datasets: pa.Table, operation: str) -> None:
         files = con.sql("SELECT DISTINCT filename FROM held SEMI JOIN out USING (dataset_id) ORDER BY 1").fetchall()
         affected = [name for (name,) in files]
         kept = con.sql(f"FROM ({delta.scan('dataset', affected)}) ANTI JOIN out USING (dataset_id)").to_arrow_table()
-    rows = ordered(schemas.conform("dataset", kept), registry.CLUSTER)
+    rows = schemas.conform("dataset", kept)
+    try:
+        rows = arranged(site, "dataset", rows)
+    except DeltaError:  # where visits point to cannot be read: no reason to stop half way
+        rows = ordered(rows, registry.CLUSTER)
     root = site.table_path("dataset")
     removed = [os.path.relpath(name, root) for name in affected]
     fault.point("prune:rewriting")

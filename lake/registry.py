@@ -7,7 +7,7 @@ a rule and waits has no row there: the transfer log says that its file is parked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -37,7 +37,12 @@ def utc_now() -> datetime:
 
 
 def ingest(
-    site: Site, datasets: pa.Table, txn: tuple[str, int] | None = None, verify: bool = True, parking: Parking = "table"
+    site: Site,
+    datasets: pa.Table,
+    txn: tuple[str, int] | None = None,
+    verify: bool = True,
+    parking: Parking = "table",
+    ready: Callable[[], object] = lambda: None,
 ) -> pa.Table:
     """Register datasets whose files are in place; returns (dataset_id, verdict, reason) in the order of the rows.
 
@@ -46,10 +51,11 @@ def ingest(
     missing or has another size are rejected (``verify`` False: not looked at). Files of slices join their catalogue
     table before their rows are registered. With ``txn``, a repetition after a crash at any moment does exactly what is
     missing; once ``txn`` is the transaction version of the table ``dataset``, everything of this batch, parked rows
-    too, is durable. ``parking`` as in judge().
+    too, is durable. ``parking`` as in judge(). ``ready`` is called (by another thread) before files are looked at, and may
+    wait until they are in their places: what does not need them is done meanwhile. Nothing is registered if it raises.
     """
     with site.lock():
-        judgement = judge(site, datasets, verify, stage=True, parking=parking)
+        judgement = judge(site, datasets, verify, stage=True, parking=parking, ready=ready)
         with judgement.staged or nullcontext():
             for table, files in catalogue_files(site, judgement.accepted).items():
                 delta.add_files(site, table, files)

@@ -7,32 +7,34 @@ commit is looked for each time.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
 from lake import delta
 from lake.access import at, source
+from lake.demand import Demand, lies, meet, overlap
+from lake.footer import Bounds, bounds, same
+from lake.listing import LISTED, Listed, Listing, listing
 from lake.parquet import SINGULAR, DeltaError, partition_of
 from lake.site import Site, one_line
 
-Range = tuple[str | float | None, str | float | None]
-#: A column, and ranges (both ends included, None: open) of which one must hold its value. Of texts, points only.
-Demand = tuple[str, Sequence[Range]]
-Bounds = tuple[np.ndarray, np.ndarray]
 #: Above so many rows in row groups, or files, a query engine is the faster reader.
 MOST_ROWS, MOST_FILES = 1_000_000, 32
+#: Of so many rows of a file all columns are read at once, those in which rows have values of their own, too; so many by one thread.
+FEW_ROWS, ONE_THREAD = 8_192, 16_384
 #: Files that are kept open, and how many row groups their footers may have: those of a million rows take 5 MB.
 OPEN_FILES, OPEN_GROUPS = 64, 4096
-_LEAST: dict[type, Any] = {int: -(2**63), str: ""}
-_GREATEST: dict[type, Any] = {int: 2**63 - 1, str: chr(0x10FFFF)}
 
 
 class RowGroups:
@@ -60,13 +62,21 @@ class RowGroups:
         chosen = np.arange(len(selection.groups))
         for column, ranges in sorted(within, key=lambda demand: pa.types.is_string(self._fields[demand[0]].type)):
             least, greatest = self._bounds_of(selection, column)
-            chosen = chosen[_overlap(least[chosen], greatest[chosen], ranges)]
+            chosen = chosen[overlap(least[chosen], greatest[chosen], ranges)]
+            if column in LISTED.get(self._table, ()):
+                chosen = chosen[self._listed(selection, column).may_have(ranges)[chosen]]
         groups = selection.groups[chosen]
         files = np.unique(groups[:, 0])
         if groups[:, 2].sum() > MOST_ROWS or len(files) > MOST_FILES:
             return None
-        parts = [self._read(selection.files[n], groups[groups[:, 0] == n, 1:], within, schema) for n in files]
-        return pa.concat_tables(parts) if parts else schema.empty_table()
+        reads = [self._plan(selection.files[n], groups[groups[:, 0] == n, 1:], within, columns) for n in files]
+        few = [read for read in reads if read.at_once]
+        parts = [self._in_two_steps(read) for read in reads if not read.at_once]
+        for _, alike in groupby(sorted(few, key=_Read.kind), key=_Read.kind):
+            several = list(alike)
+            rows = (_readers().map if len(several) > 1 else map)(lambda read: self._columns(read, read.first), several)
+            parts.append(_at_once(list(zip(several, rows, strict=True)), schema))
+        return _together([part for part in parts if part.rows], schema)
 
     def _renew(self) -> None:
         """Look for a commit since the last time."""
@@ -102,7 +112,7 @@ class RowGroups:
             kind = int if pa.types.is_integer(self._fields[column].type) else str
             for path in selection.files:
                 if column not in self._files[path].bounds:
-                    self._files[path].bounds[column] = _bounds(self._open(path).metadata, column, kind)
+                    self._files[path].bounds[column] = bounds(self._open(path).metadata, column, kind)
             parts = [self._files[path].bounds[column] for path in selection.files]
             empty = np.empty(0, np.int64 if kind is int else object)
             selection.bounds[column] = (
@@ -110,6 +120,19 @@ class RowGroups:
                 np.concatenate([empty, *(high for _, high in parts)]),
             )
         return selection.bounds[column]
+
+    def _listed(self, selection: _Selection, column: str) -> Listed:
+        """Which row groups have which values of a column, of files that say so."""
+        if column not in selection.listed:
+            for path in selection.files:
+                if column not in self._files[path].listings:
+                    try:
+                        self._files[path].listings[column] = listing(self._open(path).metadata.metadata, column)
+                    except ValueError as error:
+                        raise self._unreadable(path, error) from None
+            files = [self._files[path] for path in selection.files]
+            selection.listed[column] = Listed.of([(len(file.sizes), file.listings[column]) for file in files])
+        return selection.listed[column]
 
     def _open(self, path: str) -> pq.ParquetFile:
         """A file that stays open: opening it and reading its footer would often cost more than what is read."""
@@ -130,128 +153,140 @@ class RowGroups:
     def _unreadable(self, path: str, error: Exception) -> DeltaError:
         return DeltaError(f"site {self._site.name}: table {self._table}: {path} cannot be read: {one_line(error)}; restore it")
 
-    def _read(self, path: str, groups: np.ndarray, tests: Sequence[Demand], schema: pa.Schema) -> pa.Table:
-        """The rows that meet the tests out of row groups (number, rows) of a file: other columns only of those with any."""
-        numbers, of_group = groups[:, 0].tolist(), np.repeat(np.arange(len(groups)), groups[:, 1])
-        met, found = np.ones(len(of_group), bool), dict[str, pa.ChunkedArray]()
+    def _plan(self, path: str, groups: np.ndarray, demands: Sequence[Demand], names: Sequence[str]) -> _Read:
+        """How to get the rows that meet the tests out of row groups (number, rows) of a file."""
+        known = self._files[path]
+        file = self._open(path)
+        one = known.fixed | dict(set.intersection(*(known.same(file.metadata, g) for g in groups[:, 0].tolist())))
+        tests = {n: test for n, test in enumerate(demands) if test[0] not in one or not lies(one[test[0]], test[1])}
+        first = list(dict.fromkeys(column for column, _ in tests.values()))
+        others = [name for name in names if name not in first and name not in one]
+        if groups[:, 1].sum() <= (FEW_ROWS if SINGULAR.get(self._table) else ONE_THREAD):
+            first, others = first + others, []
+        return _Read(path, file, groups, one, tests, first, others)
+
+    def _columns(self, read: _Read, columns: Sequence[str], hit: np.ndarray | slice = slice(None)) -> pa.Table:
+        """Columns of the row groups that are hit."""
+        groups = read.groups[hit]
         try:
-            file, known = self._open(path), self._files[path]
-            same = known.fixed | dict(set.intersection(*(known.same(file.metadata, g) for g in numbers)))
-            tests = [(column, ranges) for column, ranges in tests if column not in same or not _lies(same[column], ranges)]
-            tested = list(dict.fromkeys(column for column, _ in tests))
-            if tested:
-                rows = file.read_row_groups(numbers, columns=tested, use_threads=False)
-                met = _meet(rows, tests)
-                found |= zip(tested, rows.filter(pa.array(met)).columns, strict=True)
-            others = [name for name in schema.names if name not in tested and name not in same]
-            hit = np.bincount(of_group[met], minlength=len(groups)) > 0
-            if hit.any() and others:
-                rows = file.read_row_groups(groups[hit, 0].tolist(), columns=others)
-                found |= zip(others, rows.filter(pa.array(met[hit[of_group]])).columns, strict=True)
+            threads = groups[:, 1].sum() > ONE_THREAD
+            return read.file.read_row_groups(groups[:, 0].tolist(), columns=columns, use_threads=threads)
         except (OSError, pa.ArrowInvalid) as error:
-            self._opened.pop(path, None)  # what is restored has its name
-            raise self._unreadable(path, error) from None
-        if not hit.any():
-            return schema.empty_table()
-        count = np.count_nonzero(met)
-        for name in schema.names:
-            kind = self._fields[name].type
-            if name not in found:
-                found[name] = pa.chunked_array([pa.repeat(pa.scalar(same[name], kind), count)])
-            elif found[name].type != kind:
-                found[name] = found[name].cast(kind)
-        return pa.table([found[name] for name in schema.names], schema=schema)
+            self._opened.pop(read.path, None)  # what is restored has its name
+            raise self._unreadable(read.path, error) from None
+
+    def _in_two_steps(self, read: _Read) -> _Part:
+        """Columns that are tested, then the others of row groups with rows that meet the tests."""
+        of_group, found = np.repeat(np.arange(len(read.groups)), read.groups[:, 1]), dict[str, pa.ChunkedArray]()
+        met = np.ones(len(of_group), bool)
+        if read.first:
+            rows = self._columns(read, read.first)
+            met = meet(rows, read.tests.values())
+            found |= zip(rows.column_names, rows.filter(pa.array(met)).columns, strict=True)
+        hit = np.bincount(of_group[met], minlength=len(read.groups)) > 0
+        if hit.any() and read.others:
+            rows = self._columns(read, read.others, hit)
+            found |= zip(rows.column_names, rows.filter(pa.array(met[hit[of_group]])).columns, strict=True)
+        return _Part(int(np.count_nonzero(met)), found, read.same)
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    """Threads that read files of a few rows, one each."""
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "row_groups")
+
+
+@dataclass
+class _Read:
+    """Row groups (number, rows) of a file, columns with one value there, tests by number, columns to read first, and then."""
+
+    path: str
+    file: pq.ParquetFile
+    groups: np.ndarray
+    same: dict[str, Any]
+    tests: dict[int, Demand]
+    first: list[str]
+    others: list[str]
+
+    @property
+    def at_once(self) -> bool:
+        """Whether there is nothing to read after the tests."""
+        return bool(self.first) and not self.others
+
+    def kind(self) -> tuple[list[str], list[int]]:
+        """Files of one kind are tested alike."""
+        return self.first, list(self.tests)
+
+
+@dataclass
+class _Part:
+    """Rows that were found together: columns that were read, and values of those that have one."""
+
+    rows: int
+    read: dict[str, pa.ChunkedArray]
+    same: dict[str, Any]
+
+    def column(self, name: str, kind: pa.DataType) -> Sequence[pa.Array]:
+        """The values of a column, in chunks."""
+        if name not in self.read:
+            return [pa.repeat(pa.scalar(self.same[name], kind), self.rows)]
+        values = self.read[name]
+        found: list[pa.Array] = (values if values.type == kind else values.cast(kind)).chunks
+        return found
+
+
+def _at_once(read: Sequence[tuple[_Read, pa.Table]], schema: pa.Schema) -> _Part:
+    """The rows that meet the tests, of files of one kind of which all columns were read."""
+    rows, same = pa.concat_tables([rows for _, rows in read]), [each.same for each, _ in read]
+    met = meet(rows, read[0][0].tests.values())
+    found = dict(zip(rows.column_names, rows.filter(pa.array(met)).columns, strict=True))
+    of_file = pa.array(np.repeat(np.arange(len(read)), [rows.num_rows for _, rows in read])[met])
+    for name in schema.names:
+        if name not in found and any(values[name] != same[0][name] for values in same[1:]):
+            values = pa.array([values[name] for values in same], schema.field(name).type)
+            found[name] = pa.chunked_array([values.take(of_file)])
+    return _Part(len(of_file), found, same[0])
+
+
+def _together(parts: Sequence[_Part], schema: pa.Schema) -> pa.Table:
+    """Rows of several files; a column of which all have one value is made once."""
+    if not parts:
+        return schema.empty_table()
+    count, columns = sum(part.rows for part in parts), []
+    for each in schema:
+        values = {part.same[each.name] for part in parts if each.name not in part.read}
+        if len(values) == 1 and not any(each.name in part.read for part in parts):
+            columns.append(pa.chunked_array([pa.repeat(pa.scalar(values.pop(), each.type), count)]))
+        else:
+            chunks = [chunk for part in parts for chunk in part.column(each.name, each.type)]
+            columns.append(pa.chunked_array(chunks, each.type))
+    return pa.table(columns, schema=schema)
 
 
 @dataclass
 class _File:
-    """What is known of a file: values of its partition; by row group how many rows, bounds of columns, columns of one value."""
+    """What is known of a file: values of its partition; by row group how many rows, bounds of columns, columns of one value; what
+    it lists."""
 
     fixed: dict[str, Any]
     sizes: list[int] = field(default_factory=list)
     bounds: dict[str, Bounds] = field(default_factory=dict)
+    listings: dict[str, Listing | None] = field(default_factory=dict)
     constants: dict[int, set[tuple[str, Any]]] = field(default_factory=dict)
 
     def same(self, footer: pq.FileMetaData, group: int) -> set[tuple[str, Any]]:
         """Columns that have one value in a row group, or only null, with it: they need not be read."""
         if group not in self.constants:
-            self.constants[group] = set(_same(footer.row_group(group)))
+            self.constants[group] = set(same(footer.row_group(group)))
         return self.constants[group]
 
 
 @dataclass
 class _Selection:
-    """Row groups of some files (which file, which group there, how many rows) and, of columns that were asked for, their bounds."""
+    """Row groups of some files (which file, which group there, how many rows) and, of columns that were asked for, their bounds
+    and what is listed."""
 
     files: list[str]
     groups: np.ndarray
     bounds: dict[str, Bounds] = field(default_factory=dict)
-
-
-def _meet(rows: pa.Table, tests: Sequence[Demand]) -> np.ndarray:
-    """Which rows meet all tests; null meets none."""
-    met = np.ones(rows.num_rows, bool)
-    for column, ranges in tests:
-        met &= np.concatenate([_lie(chunk, ranges) for chunk in rows[column].chunks])
-    return met
-
-
-def _lie(values: pa.Array, ranges: Sequence[Range]) -> np.ndarray:
-    """Which values lie in one of the ranges; of texts, only points."""
-    if pa.types.is_dictionary(values.type):
-        met = np.append(_lie(values.dictionary, ranges), False)  # the last is for null
-        return np.asarray(met[pc.fill_null(values.indices, -1).to_numpy()])
-    points = [low for low, high in ranges if low == high and low is not None]
-    if pa.types.is_string(values.type):
-        return np.asarray(pc.is_in(values, pa.array(points, pa.string())))
-    numbers, lie = pc.fill_null(values, 0).to_numpy(), np.zeros(len(values), bool)
-    if len(points) > 1:
-        lie |= np.isin(numbers, points)
-    for low, high in ranges if len(points) < 2 else (r for r in ranges if r[0] != r[1]):
-        lie |= (numbers >= (_LEAST[int] if low is None else low)) & (numbers <= (_GREATEST[int] if high is None else high))
-    return lie & np.asarray(values.is_valid()) if values.null_count else lie
-
-
-def _lies(value: Any, ranges: Sequence[Range]) -> bool:
-    """Whether a value lies in one of the ranges."""
-    return value is not None and any((low is None or low <= value) and (high is None or value <= high) for low, high in ranges)
-
-
-def _overlap(least: np.ndarray, greatest: np.ndarray, ranges: Sequence[Range]) -> np.ndarray:
-    """Which row groups may hold a value in one of the ranges."""
-    kind = str if least.dtype == object else int
-    ends: Iterator[tuple[Any, Any]] = (
-        (_LEAST[kind] if low is None else low, _GREATEST[kind] if high is None else high) for low, high in ranges
-    )
-    sound = sorted(pair for pair in ends if pair[0] <= pair[1])
-    if not sound:
-        return np.zeros(len(least), bool)
-    lows, highs = (np.array(end, least.dtype) for end in zip(*sound, strict=True))
-    first = np.searchsorted(np.maximum.accumulate(highs), least)  # the first range that does not end before the row group begins
-    return (first < len(lows)) & (lows[np.minimum(first, len(lows) - 1)] <= greatest)
-
-
-def _bounds(footer: pq.FileMetaData, column: str, kind: type) -> Bounds:
-    """The least and the greatest value of a column in each row group: crossed where all are null, wide where not known."""
-    dtype, count = np.int64 if kind is int else object, footer.num_row_groups
-    low, high = np.full(count, _LEAST[kind], dtype), np.full(count, _GREATEST[kind], dtype)
-    place = footer.schema.names.index(column)
-    for g in range(count):
-        known = footer.row_group(g).column(place).statistics
-        if known is not None and known.has_min_max:
-            low[g], high[g] = known.min, known.max
-        elif known is not None and known.has_null_count and known.null_count == footer.row_group(g).num_rows:
-            low[g], high[g] = high[g], low[g]
-    return low, high
-
-
-def _same(group: pq.RowGroupMetaData) -> Iterator[tuple[str, Any]]:
-    """Columns of which all rows of a row group have one value (a NaN would not be counted: no floats), or null."""
-    for column in map(group.column, range(group.num_columns)):
-        known = column.statistics
-        if known is None or not known.has_null_count:
-            continue
-        if known.null_count == group.num_rows:
-            yield column.path_in_schema, None
-        elif not known.null_count and known.has_min_max and known.min == known.max and not isinstance(known.min, float):
-            yield column.path_in_schema, known.min
+    listed: dict[str, Listed] = field(default_factory=dict)

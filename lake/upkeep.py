@@ -25,10 +25,11 @@ import pyarrow.parquet as pq
 import schemas
 from lake import delta, janitor, snapshot
 from lake.access import source
+from lake.arrangement import arranged
 from lake.durable import fsync_dir, fsync_file
 from lake.fault import point
 from lake.handle import live_files
-from lake.parquet import APPENDED, TOGETHER, DeltaError, indexed_columns, partition_of
+from lake.parquet import APPENDED, DeltaError, partition_of
 from lake.site import LakeError, Site, one_line
 
 #: Hours for which readers and time travel find old lists of files. Rows carry their times: what was known when, SQL can tell.
@@ -134,7 +135,7 @@ def _bunches(group: Iterable[tuple[str, int, int]]) -> Iterator[list[tuple[str, 
 
 
 def _read(site: Site, table: str, bunch: Iterable[tuple[str, int, int]]) -> pa.Table:
-    """The rows of files, pages verified, in the order in which they are looked up: by data ID, then by the other keys."""
+    """The rows of files, pages verified, in the order in which they are looked up."""
     schema = schemas.table(table)
     parts = []
     for path, _, expected in bunch:
@@ -152,10 +153,7 @@ def _read(site: Site, table: str, bunch: Iterable[tuple[str, int, int]]) -> pa.T
             kind = schema.arrow.field(column).type
             rows = rows.append_column(column, pa.array([value]).cast(kind).take(pa.array([0] * rows.num_rows, pa.int32())))
         parts.append(schemas.conform(table, rows))
-    columns = list(TOGETHER.get(table, ()))
-    columns += [c for c in indexed_columns(table) if c in schemas.DATA_ID and c not in columns]
-    columns += [c for c in indexed_columns(table) if c not in columns]
-    return pa.concat_tables(parts).sort_by([(c, "ascending") for c in columns])
+    return arranged(site, table, pa.concat_tables(parts))
 
 
 # -- what nobody needs any more ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import NoReturn
 import pyarrow as pa
 
 import schemas
-from lake.row_groups import Demand, Range
+from lake.demand import Demand, Range
 from lake.site import LakeError
 
 #: Dimension records that a condition may ask about, and the columns of a dataset that find them.

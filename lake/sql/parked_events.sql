@@ -1,6 +1,7 @@
 -- Makes: parked_events, the events that a judged batch adds to parked.
--- Inputs: judged (rows of given that are not in it are accepted), given (ordinal and the columns of dataset), parked_now.
+-- Inputs: judged (rows of given that are not in it are accepted), given (ordinal and the columns of dataset), parked (events), parked_now.
 -- Grain: one row per dataset that is parked or rejected for a reason not yet noted, or that is admitted at last.
+-- The latest event counts: these are later than what was noted before, also where the clock was set back.
 CREATE OR REPLACE TEMP TABLE parked_events AS
 WITH decided AS (
     FROM judged
@@ -29,7 +30,7 @@ SELECT
         'bytes': g.bytes, 'rows': g.rows, 'checksum': g.checksum, 'file_bytes': g.file_bytes,
         'file_checksum': g.file_checksum, 'origin': g.origin, 'quantum_id': g.quantum_id, 'registered_at': g.registered_at
     })::VARCHAR AS record,
-    g.registered_at AS noted_at
+    greatest(g.registered_at, (SELECT max(noted_at) + INTERVAL 1 MICROSECOND FROM parked)) AS noted_at
 FROM noted j
 JOIN given g USING (ordinal)
 ORDER BY g.dataset_type, j.dataset_id;

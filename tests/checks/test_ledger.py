@@ -359,3 +359,20 @@ def test_a_ledger_needs_no_place_to_keep_its_sums(lake: Lake, monkeypatch: pytes
 
     monkeypatch.setattr(ledger_sum.delta, "append", full)
     assert ledger.ledger(lake, "paper").reconciled
+
+
+def test_the_phase_of_what_a_rule_brings_is_that_of_its_last_revision() -> None:
+    """Whatever the clocks said; and of a rule that has had its time only where no other wants the dataset."""
+    rules = [
+        ("a", 1, "step1/x", "OK", "2026-01-02"), ("a", 2, "step2b/x", "OK", "2026-01-01"),
+        ("b", 1, "step3/x", "EXPIRED", "2026-01-03"),
+        ("c", 1, "step4/x", "OK", "2026-01-02"), ("c", 2, "step5/x", "EXPIRED", "2026-01-01"),
+    ]  # fmt: skip
+    wanted = [("one", "a"), ("one", "b"), ("two", "b"), ("three", "c"), ("three", "b")]
+    with delta.connect() as con:
+        con.execute("CREATE TABLE rule (rule_id VARCHAR, revision BIGINT, name VARCHAR, state VARCHAR, noted_at TIMESTAMPTZ)")
+        con.executemany("INSERT INTO rule VALUES (?, ?, ?, ?, ?)", rules)
+        con.execute("CREATE TABLE manifest_all (dataset_id VARCHAR, rule_id VARCHAR, dataset_type VARCHAR)")
+        con.executemany("INSERT INTO manifest_all VALUES (?, ?, 'raw')", wanted)
+        found = dict(con.execute(sql("manifest_type"), {"kinds": ["raw"]}).fetchall())
+    assert found == {"one": "step2b", "two": "step3", "three": "step3"}

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +18,9 @@ from small_lake import make
 from test_intake import ROOT, given, verdicts
 
 from checks import audit
-from lake import arriving, datastore, intake, registry
+from lake import arriving, datastore, delta, intake, registry
 from lake.search import search
-from lake.site import Lake, LakeError
+from lake.site import Lake, LakeError, Site
 
 
 @pytest.fixture
@@ -109,6 +110,40 @@ def test_batches_that_overlap(tmp_path: Path, lake: Lake, monkeypatch: pytest.Mo
     assert audit.audit(lake.central).findings == []
 
 
+def test_rows_are_judged_while_files_get_their_names(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also then a row has the name that its file got, and what failed at the end has no row."""
+    files = given(tmp_path / "given", path=[f"files/x/{n}.fits" for n in range(6)])
+    standing = lake.central.path("files/x/2.fits")
+    standing.parent.mkdir(parents=True)
+    staged, named, real = threading.Event(), threading.Event(), arriving.rename_new
+
+    def rename(old: str, new: str) -> None:
+        assert staged.wait(60), "the batch was not judged before its files had names"
+        if new.endswith("4.fits"):
+            raise OSError(errno.EIO, "", new)
+        if new.endswith("2.fits"):
+            standing.write_bytes(b"another was first")
+        real(old, new)
+        named.set()
+
+    stage = delta.stage
+
+    def staging(site: Site, table: str, rows: pa.Table) -> delta.Staged:
+        assert staged.is_set() or not named.is_set()
+        staged.set()
+        return stage(site, table, rows)
+
+    monkeypatch.setattr(arriving, "rename_new", rename)
+    monkeypatch.setattr(delta, "stage", staging)
+    found = intake.take_in(lake.central, files)
+    assert verdicts(found) == ["accepted"] * 4 + ["rejected", "accepted"]
+    assert "Input/output error" in found["reason"][4].as_py() and "2~" in found["path"][2].as_py()
+    assert sorted(search(lake, ["raw"])["path"].to_pylist()) == sorted(
+        found["path"].to_pylist()[:4] + found["path"].to_pylist()[5:]
+    )
+    assert [f for f in audit.audit(lake.central).findings if f.path != "files/x/2.fits"] == []
+
+
 def test_moved_twice_in_one_call(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "BATCH", 6)
     files = given(tmp_path / "given")
@@ -147,7 +182,7 @@ def test_a_file_system_that_is_mounted_below_the_root_is_synced_too(
 
 @pytest.mark.parametrize("broken", ["sync", "ingest"])
 def test_an_error_leaves_nothing_unfinished(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise LakeError("the disk is gone")
 
     files = given(tmp_path / "given")
@@ -183,4 +218,5 @@ def test_killed_while_batches_overlap(tmp_path: Path, lake: Lake, point: str) ->
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert again.stdout in ("['accepted']\n", "['accepted', 'present']\n"), again.stderr
     assert len(search(lake, ["raw"])) == 6 and len(list((tmp_path / "given").iterdir())) == 6
+    audit.remove_orphans(lake.central)  # rows that were written and never committed
     assert [f for f in audit.audit(lake.central).findings if ".tmp-" not in f.path] == []

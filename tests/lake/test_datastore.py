@@ -7,13 +7,14 @@ import hashlib
 import os
 import subprocess
 import time
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+import schemas
 from lake import datastore, folders
 from lake.datastore import DatastoreError, alternative, check, checksum, put_file, template, write_file
 from lake.site import Lake, LakeError, Site
@@ -186,3 +187,18 @@ def test_paths_come_from_data_ids() -> None:
     assert template("c/software", "software", {"instrument": "Cam", "tract": None}, "json").endswith("software_Cam.json")
     warp = visit | {"skymap": "sky", "tract": 9469, "patch": 3}
     assert template("c/step3", "direct_warp", warp).endswith("20260101/direct_warp_DemoCam_7_sky_t9469_p3.fits")
+
+
+def test_paths_of_many_are_those_of_each() -> None:
+    values = {"instrument": "D/é Cam", "exposure": 7, "visit": 8, "detector": 0, "physical_filter": "r x", "band": "r",
+              "day_obs": 20260101, "skymap": "s", "tract": 9469, "patch": 3}  # fmt: skip
+    given = [
+        {c: v for (c, v), there in zip(values.items(), mask, strict=True) if there} for mask in product((True, False), repeat=10)
+    ]
+    rows = [
+        row | {"run": f"c//{n % 3}/.", "dataset_type": ("flat", "soft+ware")[n % 2]} for n, row in enumerate([*given, *given[:9]])
+    ]
+    table = pa.Table.from_pylist(rows, schema=schemas.table("dataset").arrow)
+    storage = {"soft+ware": "json", "flat": "fits"}
+    one_by_one = [template(row["run"], row["dataset_type"], row, storage[row["dataset_type"]]) for row in rows]
+    assert datastore.templates(table, storage).to_pylist() == one_by_one

@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import schemas
 from lake import delta, upkeep
-from lake.parquet import DeltaError, partitions, statistics, write_files
+from lake.parquet import DeltaError, ordered, partitions, statistics, write_files
 from lake.site import Lake, Site
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -118,6 +119,23 @@ def test_partitions_are_pruned_by_value_and_by_statistics(site: Site) -> None:
     assert values(site, "expected_dataset", "dataset_id") == ["object5", "object7", "object90", "rawNone"]
     with pytest.raises(DeltaError, match="dataset_type 'a b'"):
         delta.append(site, "expected_dataset", expected(["a b"], [1]))
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_rows_are_put_in_order_unless_they_are(most: int) -> None:
+    random, kinds, copied = np.random.default_rng(3), {"text": pa.string(), "number": pa.int64(), "other": pa.int32()}, 0
+    for count in [0, 1, 2, 3, 4, 5, 30] * 20:
+        values = [[None if v == most else v for v in random.integers(0, most + 1, count).tolist()] for _ in kinds]
+        columns = [pa.array(v, pa.int64()).cast(kind) for v, kind in zip(values, kinds.values(), strict=True)]
+        table = pa.table([*columns, pa.array(range(count))], [*kinds, "place"])
+        table = pa.concat_tables([table.slice(0, count // 2), table.slice(count // 2)])
+        rows = list(zip(*values, strict=True))
+        wanted = sorted(range(count), key=[tuple((v is None, v or 0) for v in row) for row in rows].__getitem__)
+        found = ordered(table, list(kinds))
+        assert found["place"].to_pylist() == wanted and ordered(found, list(kinds)) is found
+        assert found is table or wanted != sorted(wanted)
+        copied += found is not table
+    assert 20 < copied < 140, "some were in order, others not"
 
 
 def test_partitions_keep_the_order_of_rows() -> None:
@@ -247,7 +265,7 @@ def test_a_read_only_site_gives_one_line(site: Site, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     delta.append(site, "metric", metrics(1.0))
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(DeltaError, match=r"^site A: table metric cannot be written: No space left on device$"):
         delta.append(site, "metric", metrics(2.0))
     assert values(site) == [1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from batches import DIMENSIONS, RUN, TYPES, add_visits, datasets, images, make, of_tract, of_visit, put, tables
 
 import schemas
-from lake import delta, registry
+from lake import delta, judgement, query, registry
 from lake.registry import NAMESPACE, RegistryError, from_records, ingest, parked, to_records, uuid5, with_ids
-from lake.site import Site
+from lake.site import Lake, Site
 
 
 @pytest.fixture
@@ -186,6 +187,27 @@ def test_parked_rows_are_admitted_when_their_record_arrives(site: Site) -> None:
     add_visits(site, [9])
     assert verdicts(ingest(site, datasets(rows))) == ["present"] * 4 + ["accepted"] * 2
     assert parked(site).num_rows == 0 and registry.admit_parked(site).num_rows == 0
+
+
+def test_what_waited_is_admitted_also_when_the_clock_was_set_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        ahead = timedelta(hours=2)
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + cls.ahead
+
+    monkeypatch.setattr(judgement, "datetime", Clock)
+    rows = images(site, [8])
+    ingest(site, datasets(rows))
+    Clock.ahead = timedelta()
+    add_visits(site, [8])
+    assert verdicts(registry.admit_parked(site)) == ["accepted"] * 2
+    again = [changed(row, checksum="e" * 64) for row in rows]
+    assert verdicts(ingest(site, datasets(again))) == ["rejected"] * 2
+    assert parked(site).num_rows == 0 and parked(site, "admitted").num_rows == 2
+    with query.connect(Lake.open(site.root.parent), [site.name]) as con:
+        assert sorted(con.execute("SELECT state FROM parked_now").fetchall()) == [("admitted",)] * 2 + [("rejected",)] * 2
 
 
 def test_slices_join_their_table_with_their_rows(site: Site) -> None:
