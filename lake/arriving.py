@@ -171,14 +171,15 @@ def place(site: Site, files: Iterable[Arriving]) -> None:
     sync(site)
     for other in mounted:
         _sync(site, other)
-    for file in files:
-        if file.staged and file.reason is None:
-            try:
-                _name(site, file)
-            except OSError as error:
-                file.reason = f"{file.path}: {_why(error)}"
-            discard([file])
-    folders = {file.path.rpartition("/")[0] for file in files if file.new}
+    named = [file for file in files if file.staged and file.reason is None]
+    for file in named:
+        try:
+            _name(site, file)
+        except OSError as error:
+            file.reason = f"{file.path}: {_why(error)}"
+        discard([file])
+    # also of files that were found in place: who named them may not have come to this yet
+    folders = {file.path.rpartition("/")[0] for file in named if file.reason is None}
     if len(folders) > FOLDERS:
         sync(site)
         for other in mounted:

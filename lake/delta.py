@@ -205,6 +205,11 @@ class Staged:
         self.discard()
         return self.kept
 
+    @property
+    def whole(self) -> bool:
+        """Whether nobody removed a file meanwhile: nothing names them before they are committed."""
+        return all((self.site.table_path(self.table) / file.path).exists() for file in self.files)
+
     def discard(self) -> None:
         """Remove the files, if they are not in the table."""
         for file in self.files if not self.kept else ():

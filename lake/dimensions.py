@@ -7,6 +7,7 @@ import pyarrow as pa
 
 import schemas
 from lake import delta
+from lake.identity import ordinals
 from lake.parquet import key_order
 from lake.site import LakeError, Site
 from lake.sql import statement
@@ -35,6 +36,18 @@ def insert(site: Site, table: str, records: pa.Table) -> int:
         return 0
     with site.lock("dimensions"):
         return _insert(site, table, records)
+
+
+def implied(site: Site, rows: pa.Table) -> pa.Table:
+    """Rows with the parts of their data IDs that a visit or an exposure implies, as far as its record is here, where none is given.
+
+    ``rows`` has instrument, exposure, visit, physical_filter, band and day_obs, and may have others; their order stays.
+    """
+    with delta.cursor() as con:
+        con.register("given", rows.append_column("ordinal", ordinals(rows.num_rows)))
+        for table in ("visit", "exposure", "physical_filter"):
+            delta.view(con, site, table)
+        return con.sql(statement("completed")).to_arrow_table().drop_columns(["ordinal"])
 
 
 def _insert(site: Site, table: str, records: pa.Table) -> int:

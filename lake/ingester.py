@@ -77,21 +77,12 @@ def _take_in(site: Site, version: int, added: Sequence[str]) -> tuple[Counter[st
         point("ingester:registered")
         con.register("judged", pa.table({"path": given["path"], **{c: judged[c] for c in judged.column_names}}))
         states = con.sql(statement("file_states")).to_arrow_table().to_pylist()
-    _drop_unclaimed(site, sorted({row["path"] for row in states if row["unclaimed"]}))
+    registry.drop_unclaimed(site, sorted({row["path"] for row in states if row["unclaimed"]}))
     point("ingester:dropped")
     events = [Event(**{key: value for key, value in row.items() if key != "unclaimed"}) for row in states]
     transfer_log.write(site, events, (APPLICATION, version))
     point("ingester:logged")
     return Counter(judged["verdict"].to_pylist()), len({row["path"] for row in states if row["state"] == "ingested"})
-
-
-def _drop_unclaimed(site: Site, paths: Sequence[str]) -> None:
-    """Remove files that came for nothing: their datasets are registered here in other files, or were refused."""
-    if paths:
-        with connect(site.lake, [site.name]) as con:
-            claimed = con.table(statement("claimed_paths"), {"paths": list(paths)})
-        for path in sorted(set(paths).difference(claimed["path"].to_pylist())):
-            site.path(path).unlink(missing_ok=True)
 
 
 def _admit(site: Site) -> tuple[int, int]:

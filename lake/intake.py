@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import arriving, collection, datastore, delta, fault, registry
+from lake import arriving, collection, datastore, delta, dimensions, fault, registry
 from lake.arriving import Arriving, Known, Mode
 from lake.identity import padded
 from lake.site import LakeError, Site
-from lake.sql import statement
 
 MODES = ("copy", "link", "move", "direct")
 #: Files that are made durable and registered together.
@@ -89,17 +88,13 @@ def _completed(site: Site, files: pa.Table) -> pa.Table:
     for column in optional:
         if column not in files.column_names:
             files = files.append_column(column, pa.nulls(files.num_rows, pa.string()))
-    given = padded(files)
+    given = padded(files).drop_columns(["ordinal"])
     try:
-        kinds = {"source": pa.string(), "ordinal": pa.int64()}
-        given = given.cast(pa.schema([pa.field(c, kinds[c] if c in kinds else declared.field(c).type) for c in given.column_names]))
+        kinds = {c: pa.string() if c == "source" else declared.field(c).type for c in given.column_names}
+        given = given.cast(pa.schema(kinds))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise IntakeError(f"site {site.name}: {error}") from None
-    with delta.cursor() as con:
-        con.register("given", given)
-        for table in ("visit", "exposure", "physical_filter"):
-            delta.view(con, site, table)
-        rows = con.sql(statement("completed")).to_arrow_table().drop_columns(["ordinal"])
+    rows = dimensions.implied(site, given)
     types = registry.dataset_types(site)
     stored = {name: kind.storage for name, kind in types.items() if kind.storage != "table"}
     wrong = rows.filter(pc.invert(pc.is_in(rows["dataset_type"], pa.array(stored, pa.string()))))
@@ -174,10 +169,10 @@ def _settled(site: Site, rows: pa.Table, files: list[Arriving], mode: Mode, plac
     """Register the datasets of files, once they are placed; the verdicts. What is refused goes, and so does what was moved."""
     verdicts = _register(site, rows, files, placed)
     fault.point("intake:registered")
-    for file, verdict in zip(files, verdicts["verdict"].to_pylist(), strict=True):
-        if verdict == "rejected" and file.new:
-            site.path(file.path).unlink(missing_ok=True)
-        elif mode == "move" and verdict in ("accepted", "present", "parked"):
+    judged = list(zip(files, verdicts["verdict"].to_pylist(), strict=True))
+    registry.drop_unclaimed(site, [file.path for file, verdict in judged if file.new and verdict in ("rejected", "present")])
+    for file, verdict in judged:
+        if mode == "move" and verdict in ("accepted", "present", "parked"):
             with suppress(FileNotFoundError):
                 os.unlink(file.source)  # noqa: PTH108
             fault.point("intake:moved")

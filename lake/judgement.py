@@ -79,7 +79,7 @@ def judge(
     ``problems`` are files (by path) that the caller knows to be unusable. With ``stage``, accepted rows are written to a
     file of the table ``dataset`` while the files of the batch are looked at; the caller commits or discards it.
     ``parking`` is where it is noted what waits: the table ``parked``, the transfer log (``waiting`` then has only what was
-    refused), or either for what waited before (changes go to the table). ``ready`` as in registry.ingest().
+    refused), or either for what waited before (changes go to the table). ``ready`` is called before files are looked at.
     """
     datasets = _stamped(site, datasets)
     with delta.cursor() as con, ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
@@ -252,6 +252,12 @@ def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str
         if problem is not None:
             found.append({"path": path, "file_bytes": size, "problem": problem})
     return pa.Table.from_pylist(found, PROBLEMS)
+
+
+def relied_on(site: Site, datasets: pa.Table) -> list[int]:
+    """Versions of the tables that judge() asks before files are looked at: registered datasets, types, dimension records."""
+    used = [c for c in CHECKED if c in datasets.column_names and datasets[c].null_count < datasets.num_rows]
+    return [delta.version(site, table) for table in ("dataset", "dataset_type", *used)]
 
 
 def candidates(site: Site, datasets: pa.Table) -> str:

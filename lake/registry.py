@@ -7,8 +7,8 @@ a rule and waits has no row there: the transfer log says that its file is parked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,17 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import delta, fault, slices
+from lake import delta, dimensions, fault, slices
 from lake.collection import certify, register_collections
 from lake.dataset_type import DatasetType, dataset_types, register_dataset_types
 from lake.identity import NAMESPACE, RegistryError, ordinals, uuid5, with_ids
-from lake.judgement import CLUSTER, VERDICTS, Judgement, Parking, candidates, judge, view_parked
+from lake.judgement import CLUSTER, VERDICTS, Judgement, Parking, candidates, judge, relied_on, view_parked
 from lake.site import Site
+from lake.sql import statement
 
 __all__ = [
     "CLUSTER", "NAMESPACE", "VERDICTS", "DatasetType", "Judgement", "RegistryError", "admit_parked", "candidates",
-    "catalogue_files", "certify", "dataset_types", "datasets", "from_records", "ingest", "judge", "parked", "record",
-    "register_collections", "register_dataset_types", "to_records", "utc_now", "uuid5", "view_parked", "with_ids",
+    "catalogue_files", "certify", "dataset_types", "datasets", "drop_unclaimed", "from_records", "ingest", "judge", "parked",
+    "record", "register_collections", "register_dataset_types", "to_records", "utc_now", "uuid5", "view_parked", "with_ids",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def ingest(
     txn: tuple[str, int] | None = None,
     verify: bool = True,
     parking: Parking = "table",
-    ready: Callable[[], object] = lambda: None,
+    ready: Callable[[], object] | None = None,
 ) -> pa.Table:
     """Register datasets whose files are in place; returns (dataset_id, verdict, reason) in the order of the rows.
 
@@ -52,15 +53,44 @@ def ingest(
     table before their rows are registered. With ``txn``, a repetition after a crash at any moment does exactly what is
     missing; once ``txn`` is the transaction version of the table ``dataset``, everything of this batch, parked rows
     too, is durable. ``parking`` as in judge(). ``ready`` is called (by another thread) before files are looked at, and may
-    wait until they are in their places: what does not need them is done meanwhile. Nothing is registered if it raises.
+    wait until they are in their places: what does not need them is done meanwhile, and nobody waits for the site's lock.
+    Then what a visit or exposure implies is filled in, also from records that come meanwhile. Nothing is registered if it raises.
     """
-    with site.lock():
-        judgement = judge(site, datasets, verify, stage=True, parking=parking, ready=ready)
+    with ExitStack() as locked:
+        if ready is None:
+            locked.enter_context(site.lock())
+            judgement = judge(site, datasets, verify, stage=True, parking=parking)
+        else:
+            judgement = _judged_ahead(site, datasets, verify, parking, ready, locked)
         with judgement.staged or nullcontext():
             for table, files in catalogue_files(site, judgement.accepted).items():
                 delta.add_files(site, table, files)
             record(site, judgement, txn)
     return judgement.verdicts
+
+
+def _judged_ahead(
+    site: Site, datasets: pa.Table, verify: bool, parking: Parking, ready: Callable[[], object], locked: ExitStack
+) -> Judgement:
+    """Judge what is not ready yet, and hold the site's lock from then on; judge again if what that relied on has changed.
+
+    Files are looked at under the lock: who removes one that nothing names holds it too.
+    """
+
+    def lock() -> None:
+        ready()
+        locked.enter_context(site.lock())
+
+    def judged(ready: Callable[[], object] = lambda: None) -> Judgement:
+        rows = dimensions.implied(site, datasets) if datasets["day_obs"].null_count else datasets
+        return judge(site, rows, verify, stage=True, parking=parking, ready=ready)
+
+    before = relied_on(site, datasets)
+    judgement = judged(lock)
+    if relied_on(site, datasets) == before and (judgement.staged is None or judgement.staged.whole):
+        return judgement
+    with judgement.staged or nullcontext():
+        return judged()
 
 
 def record(site: Site, judgement: Judgement, txn: tuple[str, int] | None = None) -> None:
@@ -87,7 +117,19 @@ def admit_parked(site: Site) -> pa.Table:
     waiting = parked(site)
     if not waiting.num_rows:
         return VERDICTS.empty_table()
-    return ingest(site, from_records(waiting["record"]), parking="both")
+    return ingest(site, dimensions.implied(site, from_records(waiting["record"])), parking="both")
+
+
+def drop_unclaimed(site: Site, paths: Sequence[str]) -> None:
+    """Remove files that came for nothing, but none that a row, registered or waiting, was found to have as its own."""
+    if not paths:
+        return
+    with site.lock(), delta.cursor() as con:
+        delta.view(con, site, "dataset")
+        view_parked(con, site)
+        claimed = con.sql(statement("claimed_paths"), params={"paths": list(paths)}).to_arrow_table()["path"].to_pylist()
+        for path in sorted(set(paths).difference(claimed)):
+            site.path(path).unlink(missing_ok=True)
 
 
 def catalogue_files(site: Site, datasets: pa.Table) -> dict[str, list[delta.AddFile]]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from small_lake import make
+from small_lake import NIGHT, add_dimensions, make
 
 from checks import audit
-from lake import datastore, intake
+from lake import datastore, intake, registry
 from lake.search import search
 from lake.site import Lake, LakeError, Site
 
@@ -83,6 +83,16 @@ def test_one_bad_row_stops_no_other(tmp_path: Path, lake: Lake) -> None:
     again = intake.take_in(site, given(tmp_path / "given").slice(2, 1))
     assert verdicts(again) == ["rejected"] and old in again["reason"][0].as_py() and "2.fits has" in again["reason"][0].as_py()
     assert audit.audit(site).findings == [], "nothing is left of what was refused"
+
+
+def test_what_waited_is_filled_in(tmp_path: Path, lake: Lake) -> None:
+    """A raw of an exposure that is not known: what its records imply is known when they come."""
+    files = given(tmp_path / "given", exposure=[1, 1, 1, 2, 2, 3])
+    assert verdicts(intake.take_in(lake.central, files))[5] == "parked"
+    add_dimensions(lake.central, range(3, 4), 3)
+    assert registry.admit_parked(lake.central)["verdict"].to_pylist() == ["accepted"]
+    rows = {(r["exposure"], r["visit"], r["physical_filter"], r["band"], r["day_obs"]) for r in search(lake, ["raw"]).to_pylist()}
+    assert rows == {(v, v, "r_cam", "r", NIGHT) for v in (1, 2, 3)}
 
 
 def test_other_content_at_the_name(tmp_path: Path, lake: Lake) -> None:
