@@ -29,7 +29,6 @@ from lake.objects import is_object
 from lake.query import connect
 from lake.site import Lake, LakeError, Site, one_line
 from lake.slices import PREFIX
-from lake.sql import statement
 
 WORKERS = 4
 Progress = Callable[[int, int], None]
@@ -228,11 +227,7 @@ def _ingest(lake: Lake, site: Site, records: pa.Table, copies: Mapping[str, list
     refused = {path: reason for path, verdict, reason in rows if verdict == "rejected"}
     result.failed |= refused
     unclaimed = [path for path in refused if result.restored.pop(path, None)]
-    if unclaimed:
-        with connect(lake, [site.name]) as con:
-            claimed = set(con.table(statement("claimed_paths"), {"paths": unclaimed})["path"].to_pylist())
-        for path in set(unclaimed) - claimed:
-            site.path(path).unlink(missing_ok=True)
+    registry.drop_unclaimed(site, unclaimed)
 
 
 def _whole(records: pa.Table) -> pa.Table:

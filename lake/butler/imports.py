@@ -188,7 +188,8 @@ def _published(
     if sound:
         attempts = schemas.table("attempt").arrow.empty_table()
         verdicts = publisher.publish(publish.Batch(_table(sound), attempts)).to_pylist()
-        _withdraw(publisher.site, [row for row, v in zip(sound, verdicts, strict=True) if v["verdict"] == "rejected"])
+        rejected = [row["path"] for row, v in zip(sound, verdicts, strict=True) if v["verdict"] == "rejected"]
+        registry.drop_unclaimed(publisher.site, rejected)
         for row, verdict in zip(sound, verdicts, strict=True):
             yield row["butler_id"], row, verdict["verdict"], verdict["reason"]
     refused = [(row, problem) for row, problem in placed if problem is not None]
@@ -205,19 +206,6 @@ def _published(
 def _table(rows: Sequence[Row]) -> pa.Table:
     schema = pa.schema([f for f in schemas.table("dataset").arrow if f.name != "registered_at"])
     return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in rows], schema=schema)
-
-
-def _withdraw(site: Site, rejected: Sequence[Row]) -> None:
-    """Remove the files of refused datasets that no other dataset needs."""
-    paths = sorted({row["path"] for row in rejected})
-    if not paths:
-        return
-    with delta.cursor() as con:
-        delta.view(con, site, "dataset")
-        registry.view_parked(con, site)
-        used = con.sql(statement("claimed_paths"), params={"paths": paths}).to_arrow_table()["path"].to_pylist()
-    for path in set(paths).difference(used):
-        site.path(path).unlink(missing_ok=True)
 
 
 def _note_ids(site: Site, ours: Mapping[str, Row]) -> None:
