@@ -112,7 +112,7 @@ def calibrate(
 def _zero_points(band: str, inputs: Mapping[str, pa.Table], settings: Settings, camera: Camera | None, limits: Limits) -> pa.Table:
     """The zero points of a band: a year of a large camera has forty million."""
     own = {name: rows.filter(pc.equal(rows["band"], band)) for name, rows in inputs.items()}
-    return _on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con), settings), band)
+    return _on(own, limits, lambda con: zero_points.zero_points(con, camera or cameras.of(con, "calib_visit"), settings), band)
 
 
 def _on(tables: Tables, limits: Limits, act: Callable[[duckdb.DuckDBPyConnection], T], band: str | None = None) -> T:

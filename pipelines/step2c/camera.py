@@ -32,9 +32,9 @@ class Camera:
         return pa.table(columns, ["band", "zero_point", "extinction"])
 
 
-def of(con: duckdb.DuckDBPyConnection) -> Camera:
-    """The camera of ``preliminary_visit_summary``, from its file; one without has no gradients and nominal filters."""
-    name = con.sql("SELECT min(instrument) FROM preliminary_visit_summary").fetchall()[0][0]
+def of(con: duckdb.DuckDBPyConnection, visits: str = "preliminary_visit_summary") -> Camera:
+    """The camera of the view ``visits``, from its file; one without has no gradients and nominal filters."""
+    name = con.sql(f"SELECT min(instrument) FROM {visits}").fetchall()[0][0]
     try:
         if name:
             return from_instrument(instrument.load(name))

@@ -16,7 +16,7 @@ from pipelines.step2c.settings import Settings
 from pipelines.step2c.statement import statement
 
 Array = NDArray[np.float64]
-INPUTS = ("preliminary_visit_summary", "calib_visit", "calib_flat", "calib_error", "calib_residual")
+INPUTS = ("calib_visit", "calib_flat", "calib_error", "calib_residual")
 OF_VISIT = (
     "day_obs", "instrument", "band", "physical_filter", "visit", "photometric", "extrapolated", "absolute", "chi2",
 )  # fmt: skip
@@ -28,7 +28,7 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
     with duckdb.connect(config={"threads": 1}) as con:
         for name in INPUTS:
             inputs.relation(con, name)
-        return {"photo_calib": returned("photo_calib", zero_points(con, cameras.of(con), settings))}
+        return {"photo_calib": returned("photo_calib", zero_points(con, cameras.of(con, "calib_visit"), settings))}
 
 
 def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings) -> pa.Table:
