@@ -176,7 +176,11 @@ def _settled(site: Site, rows: pa.Table, files: list[Arriving], mode: Mode, plac
             with suppress(FileNotFoundError):
                 os.unlink(file.source)  # noqa: PTH108
             fault.point("intake:moved")
-    return verdicts.append_column("path", pa.array([f.known.path if f.known else f.path for f in files], pa.string()))
+    meanwhile = pa.array([verdict == "present" and file.known is None for file, verdict in judged])
+    known = _known(site, rows.filter(meanwhile)) if pc.any(meanwhile).as_py() else {}
+    ids = rows["dataset_id"].to_pylist()
+    paths = [(known.get(each) or file.known or file).path for each, file in zip(ids, files, strict=True)]
+    return verdicts.append_column("path", pa.array(paths, pa.string()))
 
 
 def _known(site: Site, rows: pa.Table) -> dict[str, Known]:

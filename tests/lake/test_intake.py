@@ -106,6 +106,38 @@ def test_other_content_at_the_name(tmp_path: Path, lake: Lake) -> None:
     )
 
 
+def at(folder: Path, path: str) -> pa.Table:
+    """One file, with the path that it is to have."""
+    return given(folder, 1).append_column("path", pa.array([path]))
+
+
+@pytest.mark.parametrize("mode", ["copy", "move"])
+def test_what_another_brought_meanwhile_is_where_that_one_put_it(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: intake.Mode
+) -> None:
+    site, real = lake.central, intake._place
+    first: list[pa.Table] = []
+
+    def overtaken(*arguments: Any) -> None:
+        """Another caller brings the dataset after this one looked for it."""
+        monkeypatch.setattr(intake, "_place", real)
+        first.append(intake.take_in(site, at(tmp_path / "first", "files/x/first.fits")))
+        real(*arguments)
+
+    monkeypatch.setattr(intake, "_place", overtaken)
+    found = intake.take_in(site, at(tmp_path / "second", "files/x/second.fits"), mode)
+    assert (verdicts(first[0]), verdicts(found)) == (["accepted"], ["present"])
+    assert found["path"].to_pylist() == first[0]["path"].to_pylist() == ["files/x/first.fits"]
+    assert not site.path("files/x/second.fits").exists() and audit.audit(site).findings == []
+
+
+def test_twice_in_one_call_it_is_where_the_first_is(tmp_path: Path, lake: Lake) -> None:
+    both = pa.concat_tables([at(tmp_path / "given", "files/x/first.fits"), at(tmp_path / "given", "files/x/second.fits")])
+    found = intake.take_in(lake.central, both)
+    assert verdicts(found) == ["accepted", "present"]
+    assert found["path"].to_pylist() == ["files/x/first.fits"] * 2 and audit.audit(lake.central).findings == []
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
