@@ -93,7 +93,7 @@ def fill(site: Site, count: int, run: str) -> None:
     ends = [large * n // batches for n in range(batches + 1)]
     for start, end in pairwise(ends):
         registry.ingest(site, datasets(end - start, run, start=start), verify=False)
-    upkeep.compact(site, "dataset", smaller_than=upkeep.BUNCH // 2, at_least=2)
+    upkeep.maintain(site)
     for start in range(large, count, SMALL):
         registry.ingest(site, datasets(SMALL, run, start=start), verify=False)
 

@@ -261,13 +261,22 @@ def remove_files(site: Site, table: str, paths: Iterable[str], metadata: Mapping
     return 0
 
 
-def replace_files(site: Site, table: str, removed: Sequence[str], data: pa.Table) -> None:
-    """Put the same rows, rearranged, in the place of live files, in one commit; Overtaken when one is not live any more."""
-    written = write_files(site, table, data)
-    point("upkeep:written")
-    try:
-        commit(site, table, written, removed, None, None, data_change=False)
-    except Overtaken:
-        for file in written:
-            (site.table_path(table) / file.path).unlink()
-        raise
+def replace_files(
+    site: Site, table: str, removed: Sequence[str], parts: Iterable[tuple[str, pa.Table]], pruned: str | None = None
+) -> None:
+    """Put the same rows, rearranged, in the place of live files, in one commit; Overtaken when one is not live any more.
+
+    Each of the parts goes to files of its own, whose names begin with what is given with it. Rows are left out only by the
+    operation ``pruned``.
+    """
+    metadata = None if pruned is None else {"pruned": pruned}
+    with Staged(site, table, []) as staged:
+        for mark, rows in parts:
+            staged.files += write_files(site, table, rows, mark)
+            point("upkeep:written")
+        staged.kept = True  # also where this fails: the commit may have been made
+        try:
+            commit(site, table, staged.files, removed, None, metadata, data_change=pruned is not None)
+        except Overtaken:
+            staged.kept = False
+            raise

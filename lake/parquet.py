@@ -66,8 +66,8 @@ class AddFile:
     stats: str | None = None
 
 
-def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
-    """Write rows as durable parquet files, one per partition value, not yet part of the table."""
+def write_files(site: Site, table: str, data: pa.Table, mark: str = "") -> list[AddFile]:
+    """Write rows as durable parquet files, one per partition value, not yet part of the table; their names begin with ``mark``."""
     stored = schemas.table(table).payload.remove_metadata()
     singular, unpacked = SINGULAR.get(table, {}), UNPACKED.get(table, ())
     compression = {name: "none" if name in unpacked else "zstd" for name in stored.names}
@@ -75,7 +75,7 @@ def write_files(site: Site, table: str, data: pa.Table) -> list[AddFile]:
     written = []
     for values, rows in partitions(table, data):
         folder = root.joinpath(*(f"{c}={v}" for c, v in values.items()))
-        path = folder / f"{APPENDED}{uuid.uuid4()}.parquet"
+        path = folder / f"{APPENDED}{mark}{uuid.uuid4()}.parquet"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with storing(path) as local:

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ import schemas
 from lake import datastore, delta, fault, registry, slices
 from lake.archive.shelf import STORED, Shelf, bundles
 from lake.arrangement import arranged
-from lake.commit import commit
-from lake.parquet import DeltaError, ordered, write_files
+from lake.division import part_of
+from lake.parquet import DeltaError, ordered
 from lake.query import connect, identifier
 from lake.site import Lake, LakeError, Site
 from lake.sql import statement
@@ -240,16 +240,28 @@ def _take_out(site: Site, datasets: pa.Table, operation: str) -> None:
         con.execute(f"CREATE TEMP VIEW held AS {delta.scan('dataset', paths, filename=True)}")
         files = con.sql("SELECT DISTINCT filename FROM held SEMI JOIN out USING (dataset_id) ORDER BY 1").fetchall()
         affected = [name for (name,) in files]
-        kept = con.sql(f"FROM ({delta.scan('dataset', affected)}) ANTI JOIN out USING (dataset_id)").to_arrow_table()
-    rows = schemas.conform("dataset", kept)
+        of_part: dict[str, list[str]] = {}
+        for name in affected:
+            of_part.setdefault(part.mark if (part := part_of(name)) else "", []).append(name)
+
+        def kept() -> Iterator[tuple[str, pa.Table]]:
+            for mark, names in of_part.items():
+                rows = con.sql(f"FROM ({delta.scan('dataset', names)}) ANTI JOIN out USING (dataset_id)").to_arrow_table()
+                yield mark, _in_order(site, schemas.conform("dataset", rows))
+
+        root = site.table_path("dataset")
+        fault.point("prune:rewriting")
+        try:
+            delta.replace_files(site, "dataset", [os.path.relpath(name, root) for name in affected], kept(), operation)
+        except delta.Overtaken:  # by upkeep
+            _take_out(site, datasets, operation)
+
+
+def _in_order(site: Site, rows: pa.Table) -> pa.Table:
     try:
-        rows = arranged(site, "dataset", rows)
+        return arranged(site, "dataset", rows)
     except DeltaError:  # where visits point to cannot be read: no reason to stop half way
-        rows = ordered(rows, registry.CLUSTER)
-    root = site.table_path("dataset")
-    removed = [os.path.relpath(name, root) for name in affected]
-    fault.point("prune:rewriting")
-    commit(site, "dataset", write_files(site, "dataset", rows), removed, None, {"pruned": operation})
+        return ordered(rows, registry.CLUSTER)
 
 
 def _note(site: Site, operation: str, datasets: pa.Table, states: Sequence[str] | pa.Array, reason: str) -> None:

@@ -1,9 +1,10 @@
 """Maintenance without an operator: small files are merged, what no reader needs any more goes, leftovers of crashes go.
 
-The rule is one: a partition of a table of appended rows that has MANY small files gets them merged; files that merging
-took out of a table, and log entries that are older than a checkpoint, stay for another HORIZON. tend() is called where rows are
-appended (the committer every so many batches, the journal, the driver after a step); maintain() is ``drp upkeep``. No
-lock of a writer is held: of two that rearrange the same files one is refused and gives up (see lake.commit).
+The rule is one: a partition of a table of appended rows that has MANY small files gets them merged (what becomes of large
+ones is said in lake.division); files that merging took out of a table, and log entries that are older than a checkpoint, stay
+for another HORIZON. tend() is called where rows are appended (the committer every so many batches, the journal, the driver
+after a step); maintain() is ``drp upkeep``. No lock of a writer is held: of two that rearrange the same files one is refused
+and gives up (see lake.commit).
 
 Nothing goes that a snapshot names (lake.snapshot), that the ingester has not read yet, or that is the only readable state.
 Files of catalogues are never touched here: the registry names them.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import schemas
-from lake import delta, janitor, snapshot
+from lake import delta, division, janitor, snapshot
 from lake.access import source
-from lake.arrangement import arranged
+from lake.arrangement import PLACED, arranged
+from lake.division import SKY, part_of
 from lake.durable import fsync_dir, fsync_file
 from lake.fault import point
 from lake.handle import live_files
-from lake.parquet import APPENDED, DeltaError, partition_of
+from lake.merging import File, Reader, by_partition
+from lake.parquet import APPENDED, DeltaError
 from lake.site import LakeError, Site, one_line
 
 #: Hours for which readers and time travel find old lists of files. Rows carry their times: what was known when, SQL can tell.
@@ -45,7 +48,7 @@ FOLLOWERS = {"transfer": "ingester"}
 
 @dataclass(frozen=True)
 class Tended:
-    """What was done to a table: small files merged; old files, their bytes, and log entries removed."""
+    """What was done to a table: files merged; old files, their bytes, and log entries removed."""
 
     site: str
     table: str
@@ -65,7 +68,7 @@ def tend(*sites: Site) -> None:
         with suppress(LakeError, OSError), site.lock("upkeep", timeout=0):
             for table in tables(site):
                 with suppress(LakeError, OSError):  # a table that is damaged is no reason to let the others go
-                    _tend(site, table)
+                    _tend(site, table, enough=BUNCH)
             janitor.daily(site)
 
 
@@ -80,10 +83,10 @@ def tables(site: Site) -> list[str]:
     return [name for name in schemas.tables() if (site.table_path(name) / "_delta_log").is_dir()]
 
 
-def _tend(site: Site, table: str, dry_run: bool = False, hours: int = HORIZON) -> Tended:
+def _tend(site: Site, table: str, dry_run: bool = False, hours: int = HORIZON, enough: int | None = None) -> Tended:
     merged = removed = freed = 0
     if schemas.table(table).subject != "catalogues":
-        merged = compact(site, table, dry_run=dry_run)
+        merged = compact(site, table, dry_run=dry_run) + division.divide(site, table, enough, dry_run)
         removed, freed = sweep(site, table, hours, dry_run)
     return Tended(site.name, table, merged, removed, freed, cut_log(site, table, hours, dry_run))
 
@@ -91,7 +94,7 @@ def _tend(site: Site, table: str, dry_run: bool = False, hours: int = HORIZON) -
 # -- small files -------------------------------------------------------------------------------------------------------
 
 
-def compact(site: Site, table: str, smaller_than: int = SMALL, at_least: int = MANY, dry_run: bool = False) -> int:
+def compact(site: Site, table: str, at_least: int = MANY, dry_run: bool = False) -> int:
     """Merge the small files of each partition that has ``at_least`` of them; returns how many files were merged.
 
     Old files stay on disk for those who still read them, until sweep(). Nothing happens where another writer was first.
@@ -99,23 +102,14 @@ def compact(site: Site, table: str, smaller_than: int = SMALL, at_least: int = M
     """
     if schemas.table(table).subject == "catalogues":
         raise DeltaError(f"site {site.name}: table {table}: the registry names its files, they stay as they are")
-    handle = delta.open_table(site, table)
-    if handle is None:
-        return 0
-    actions = pa.table(handle.get_add_actions(flatten=True)).select(["path", "size_bytes", "num_records"]).to_pylist()
-    groups: dict[str, list[tuple[str, int, int]]] = {}
-    for action in sorted(actions, key=lambda action: str(action["path"])):
-        if action["size_bytes"] < smaller_than:
-            path = unquote(action["path"])
-            groups.setdefault(path.rpartition("/")[0], []).append((path, action["size_bytes"], action["num_records"]))
-    merged = 0
-    for group in groups.values():
+    merged, placed = 0, table in PLACED
+    for files in by_partition(site, table):
+        own = [file for file in files if part_of(file.path) is None]
+        group = [file for file in own if (file.weight < division.SMALL if placed else file.bytes < SMALL)]
         for bunch in _bunches(group) if len(group) >= at_least else ():
             if not dry_run:
-                rows = _read(site, table, bunch)
-                point("upkeep:read")
                 try:
-                    delta.replace_files(site, table, [path for path, _, _ in bunch], rows)
+                    _merge(site, table, bunch)
                 except delta.Overtaken:
                     continue
                 point("upkeep:merged")
@@ -123,10 +117,10 @@ def compact(site: Site, table: str, smaller_than: int = SMALL, at_least: int = M
     return merged
 
 
-def _bunches(group: Iterable[tuple[str, int, int]]) -> Iterator[list[tuple[str, int, int]]]:
-    bunch: list[tuple[str, int, int]] = []
-    for file in group:
-        if bunch and sum(size for _, size, _ in bunch) + file[1] > BUNCH:
+def _bunches(files: Iterable[File]) -> Iterator[list[File]]:
+    bunch: list[File] = []
+    for file in files:
+        if bunch and sum(each.bytes for each in bunch) + file.bytes > BUNCH:
             yield bunch
             bunch = []
         bunch.append(file)
@@ -134,26 +128,14 @@ def _bunches(group: Iterable[tuple[str, int, int]]) -> Iterator[list[tuple[str, 
         yield bunch
 
 
-def _read(site: Site, table: str, bunch: Iterable[tuple[str, int, int]]) -> pa.Table:
-    """The rows of files, pages verified, in the order in which they are looked up."""
-    schema = schemas.table(table)
-    parts = []
-    for path, _, expected in bunch:
-        where = site.table_path(table) / path
-        try:
-            with pq.ParquetFile(source(where), page_checksum_verification=True) as file:
-                rows = file.read()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DeltaError(f"site {site.name}: table {table}: {where} cannot be read: {one_line(error)}; restore it") from None
-        if rows.num_rows != expected:
-            raise DeltaError(
-                f"site {site.name}: table {table}: {where} has {rows.num_rows} rows, the log says {expected}; restore it"
-            )
-        for column, value in partition_of(path).items():
-            kind = schema.arrow.field(column).type
-            rows = rows.append_column(column, pa.array([value]).cast(kind).take(pa.array([0] * rows.num_rows, pa.int32())))
-        parts.append(schemas.conform(table, rows))
-    return arranged(site, table, pa.concat_tables(parts))
+def _merge(site: Site, table: str, files: Sequence[File]) -> None:
+    rows = []
+    for file in files:
+        with Reader(site, table, file) as reader:
+            rows.append(reader.rows())
+    point("upkeep:read")
+    mark = SKY.mark if table in PLACED else ""
+    delta.replace_files(site, table, [file.path for file in files], [(mark, arranged(site, table, pa.concat_tables(rows)))])
 
 
 # -- what nobody needs any more ----------------------------------------------------------------------------------------

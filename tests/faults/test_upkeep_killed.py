@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from lake import delta, upkeep
 from lake.site import Lake, Site
 
@@ -36,20 +38,46 @@ while True:
         upkeep.compact(site, "metric", at_least=2)
 """
 
+#: The same with twelve footprints of a visit at a time, on many tracts, in files of thirty rows that divide the sky.
+DIVIDE = """
+import sys
+import pyarrow as pa
+import schemas
+from lake import delta, division, merging
+from lake.site import Lake
+merging.File.weight = property(lambda file: file.rows)
+division.SMALL, division.FULL, division.MOST = 1, 30, 240
+site, me = Lake.open(sys.argv[1]).central, sys.argv[2]
+n = delta.transaction_version(site, "visit_detector_patch", "writer" + me) or 0
+while True:
+    n += 1
+    row = {"instrument": "m" + me, "visit": n, "detector": 0, "skymap": "sky"}
+    rows = [row | {"tract": 7 * (n + patch) % 40, "patch": patch} for patch in range(12)]
+    rows = pa.Table.from_pylist(rows, schema=schemas.table("visit_detector_patch").arrow)
+    delta.append(site, "visit_detector_patch", rows, ("writer" + me, n))
+    print(n, flush=True)
+    if n % 4 == 0:
+        division.divide(site, "visit_detector_patch", enough=60)
+"""
+#: By table: the program, the columns that tell writer and number, and how many rows a number has.
+PROGRAMS = {"metric": (WRITE, "metric, value", 1), "visit_detector_patch": (DIVIDE, "instrument, visit", 12)}
 
-def rows(site: Site) -> Counter[tuple[str, float]]:
+
+def rows(site: Site, table: str) -> Counter[tuple[str, float]]:
     with delta.connect() as con:
-        return Counter(con.execute(f"SELECT metric, value FROM ({delta.select(site, 'metric')})").fetchall())
+        return Counter(con.execute(f"SELECT {PROGRAMS[table][1]} FROM ({delta.select(site, table)})").fetchall())
 
 
-def test_killed_among_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", PROGRAMS)
+def test_killed_among_others(tmp_path: Path, table: str) -> None:
     lake = Lake.create(tmp_path / "lake", {"A": {"central": True}})
+    program, _, each = PROGRAMS[table]
     site, chance = lake.central, random.Random(os.environ.get("DRP_SEED", "7"))
     acknowledged, kills = dict.fromkeys(WRITERS, 0), 0
     for _ in range(ROUNDS):
         running = {
             me: subprocess.Popen(
-                [sys.executable, "-c", WRITE, str(lake.root), me], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+                [sys.executable, "-c", program, str(lake.root), me], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
             for me in WRITERS
@@ -65,15 +93,14 @@ def test_killed_among_others(tmp_path: Path) -> None:
             out, error = process.communicate()
             assert error == "", error
             acknowledged[me] = max([acknowledged[me], *map(int, out.split())])
-        found = rows(site)
-        assert set(found.values()) == {1}, "a row is there twice"
+        found = rows(site, table)
+        assert set(found.values()) == {each}, "a row is there twice, or only some of a commit"
         for me in WRITERS:
             mine = sorted(value for metric, value in found if metric == f"m{me}")
             assert mine == [float(n) for n in range(1, len(mine) + 1)] and len(mine) >= acknowledged[me], "a row is lost"
-            assert delta.transaction_version(site, "metric", f"writer{me}") == len(mine)
-        before = rows(site)
-        upkeep.compact(site, "metric", at_least=2)
-        swept, _ = upkeep.sweep(site, "metric", hours=0)
-        upkeep.cut_log(site, "metric", hours=0)
-        assert rows(site) == before and swept
+            assert delta.transaction_version(site, table, f"writer{me}") == len(mine)
+        upkeep.compact(site, table, at_least=2)
+        swept, _ = upkeep.sweep(site, table, hours=0)
+        upkeep.cut_log(site, table, hours=0)
+        assert rows(site, table) == found and swept
     print(f"{kills} writers killed, {sum(acknowledged.values())} acknowledged rows: none lost, none twice")

@@ -13,14 +13,16 @@ import pytest
 from small_lake import DIMENSIONS, NIGHT, insert, make, table, visit_row
 
 import schemas
-from lake import arrangement, datastore, delta, listing, prune, query, registry, search, upkeep
+from lake import arrangement, datastore, delta, division, listing, prune, query, registry, search, upkeep
 from lake.listing import Listed
+from lake.merging import File
 from lake.parquet import DeltaError
 from lake.prune import Leave
 from lake.site import Lake, Site
 from lake.where import parse
 
 GROUP, DETECTORS, TRACTS = 8, 3, 4
+HAPPENS = ["new", "new", "again", "twice", "merge", "merge", "divide", "divide", "as before", "out", "back"]
 EVERYTHING = Leave(last_copy=True, certified=True, tagged=True, wanted=True)
 
 
@@ -28,6 +30,16 @@ EVERYTHING = Leave(last_copy=True, certified=True, tagged=True, wanted=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lake.parquet.ROW_GROUPS", {"dataset": GROUP, "visit_detector_patch": 5})
     monkeypatch.setattr("lake.listing.ROWS_OF_VALUE", 1)
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """A row group is full with a few rows, a file with thirty."""
+    patch.setattr("lake.parquet.ROW_GROUPS", {"dataset": GROUP, "visit_detector_patch": 5})
+    patch.setattr("lake.listing.ROWS_OF_VALUE", 1)
+    patch.setattr(File, "weight", property(lambda file: file.rows))
+    patch.setattr(division, "SMALL", 1)
+    patch.setattr(division, "FULL", 30)
+    patch.setattr(division, "MOST", 240)
 
 
 def add_visits(site: Site, visits: range) -> None:
@@ -59,6 +71,7 @@ def merge_as_before(site: Site, patch: pytest.MonkeyPatch) -> None:
     with patch.context() as old:
         old.setattr("lake.parquet.listings", lambda *_: {})
         old.setattr("lake.parquet.UNPACKED", {})
+        old.setattr(upkeep, "PLACED", {})
         by = [(c, "ascending") for c in ("instrument", "exposure", "visit", "detector", "run", "dataset_id")]
         old.setattr(upkeep, "arranged", lambda site, table, rows: rows.sort_by(by))
         upkeep.compact(site, "dataset", at_least=2)
@@ -69,7 +82,7 @@ SKY = """SELECT {columns} FROM dataset d WHERE dataset_type = 'raw' AND (d.tract
     AND (d.detector IS NULL OR p.detector = d.detector) AND p.tract = {tract})))"""
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_lake_of_any_history_answers_as_sql_does(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lake, chance, visits = make(tmp_path / "lake", 1, DETECTORS), random.Random(seed), range(100, 124)
     site = lake.central
@@ -77,7 +90,7 @@ def test_a_lake_of_any_history_answers_as_sql_does(tmp_path: Path, seed: int, mo
     taken: list[str] = []
     with query.connect(lake, ["USDF"], "USDF") as con:
         for step in range(12):
-            match chance.choice(["new", "new", "again", "twice", "merge", "merge", "as before", "out", "back"]) if step else "new":
+            match chance.choice(HAPPENS) if step else "new":
                 case "new":
                     registry.ingest(site, rows(site, f"run{step}", sorted(chance.sample(visits, 6))))
                 case "again":
@@ -87,6 +100,11 @@ def test_a_lake_of_any_history_answers_as_sql_does(tmp_path: Path, seed: int, mo
                     delta.append(site, "dataset", con.table("SELECT * FROM USDF.dataset WHERE visit % 5 = 0"))
                 case "merge":
                     upkeep.compact(site, "dataset", at_least=2)
+                case "divide":
+                    with monkeypatch.context() as patch:
+                        shrink(patch)
+                        division.divide(site, "dataset")
+                        division.divide(site, "visit_detector_patch")
                 case "as before":
                     merge_as_before(site, monkeypatch)
                 case "out":

@@ -17,8 +17,9 @@ import pytest
 from s3_server import serving
 
 import schemas
-from lake import access, datastore, delta, janitor, query, upkeep
+from lake import access, datastore, delta, division, janitor, query, upkeep
 from lake.bucket import StoreError
+from lake.merging import File
 from lake.objects import ObjectPath
 from lake.site import Lake, LakeError, Site
 
@@ -195,6 +196,27 @@ def test_upkeep(lake: Lake) -> None:
     with delta.cursor() as con:
         found = con.execute(f"SELECT detector FROM ({delta.select(site, 'detector')}) ORDER BY 1").fetchall()
     assert [row[0] for row in found] == list(range(45))
+
+
+def test_large_files_divide_the_sky(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, table = lake.site("B"), "visit_detector_patch"
+    monkeypatch.setattr(division, "SMALL", 1)
+    monkeypatch.setattr(division, "FULL", 30)
+    monkeypatch.setattr(File, "weight", property(lambda file: file.rows))
+    monkeypatch.setattr("lake.parquet.ROW_GROUPS", {table: 5})
+    row = {"instrument": "Cam", "detector": 0, "skymap": "sky", "patch": 0}
+    for n in range(8):
+        night = [row | {"visit": 20 * n + i, "tract": 7 * i} for i in range(20)]
+        delta.append(site, table, pa.Table.from_pylist(night, schema=schemas.table(table).arrow))
+    assert division.divide(site, table) > 8
+    for path in delta.files(site, table):
+        part = division.part_of(path)
+        with delta.cursor() as con:
+            least, most = con.execute(f"SELECT min(tract), max(tract) FROM ({delta.scan(table, [path])})").fetchall()[0]
+        assert part is not None and part.range.start <= least and most < part.range.stop
+    with delta.cursor() as con:
+        found = con.execute(f"SELECT visit, tract FROM ({delta.select(site, table)}) ORDER BY ALL").fetchall()
+    assert found == [(20 * n + i, 7 * i) for n in range(8) for i in range(20)] and upkeep.sweep(site, table, hours=0)[0] > 8
 
 
 def test_files_are_never_overwritten(lake: Lake, tmp_path: Path) -> None:
