@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import schemas
-from lake import folders
+from lake import sizes
 from lake.durable import fsync_dir, fsync_file
 from lake.objects import ObjectPath, is_object
 from lake.site import LakeError, Site
@@ -200,13 +200,14 @@ def check(site: Site, rel: str, size: int, sha256: str | None = None) -> str | N
     return None
 
 
-def suspects(site: Site, paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> list[str]:
-    """Those of many files that are not in storage with these sizes, or not below the site's root: check() says why."""
+def suspects(site: Site, paths: pa.ChunkedArray, expected: pa.ChunkedArray, free: Callable[[], object] = lambda: None) -> list[str]:
+    """Those of many files that are not in storage with these sizes, or not below the site's root: check() says why.
+
+    ``free`` as in sizes.differing().
+    """
     if is_object(site.root):  # an object store is asked by name, one by one
-        return [path for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True) if _differs(site, path, size)]
-    return folders.differing(
-        site.root, len(paths), lambda first, count: (paths.slice(first, count).to_pylist(), sizes.slice(first, count).to_pylist())
-    )
+        return [path for path, size in zip(paths.to_pylist(), expected.to_pylist(), strict=True) if _differs(site, path, size)]
+    return sizes.differing(site.root, paths, expected, free)
 
 
 def _differs(site: Site, path: str, size: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -77,10 +77,14 @@ def named(con: duckdb.DuckDBPyConnection, table: pa.Table, types: Mapping[str, S
 
     A value that is missing stands as "?" in what the id is computed from.
     """
-    con.register("nameless", padded(table))
+    table = padded(table)
+    con.register("nameless", table)
+    gaps = {column for column in schemas.DATA_ID if table[column].null_count}
     kinds = {name: types[name] for name in sorted(table["dataset_type"].unique().drop_null().to_pylist()) if name in types}
-    names = [f"concat(dataset_type, '|', run{''.join(map(_pair, _in_order(kind)))})" for kind in kinds.values()]
-    missing = [f"concat_ws(', ', NULL::VARCHAR{''.join(map(_absent, _in_order(kind)))})" for kind in kinds.values()]
+    names = [f"concat(dataset_type, '|', run{''.join(_pair(c, c in gaps) for c in _in_order(kind))})" for kind in kinds.values()]
+    missing = [
+        f"concat_ws(', ', NULL::VARCHAR{''.join(map(_absent, _in_order(gaps.intersection(kind))))})" for kind in kinds.values()
+    ]
     digest = f"sha1({_BLOB} || encode({_of_kind(kinds, names)}))"
     found = con.sql(f"SELECT ordinal, {digest} AS digest, {_of_kind(kinds, missing)} AS missing FROM nameless").to_arrow_table()
     found = ordered(found, ["ordinal"])
@@ -106,12 +110,12 @@ def _from_digest(digests: pa.ChunkedArray) -> pa.Array:
     return made if not digests.null_count else pc.if_else(known.combine_chunks(), made, None)
 
 
-def _in_order(dimensions: Sequence[str]) -> list[str]:
+def _in_order(dimensions: Collection[str]) -> list[str]:
     return [column for column in schemas.DATA_ID if column in dimensions]
 
 
-def _pair(column: str) -> str:
-    return f", '|{column}=', ifnull({column}::VARCHAR, '?')"
+def _pair(column: str, gaps: bool) -> str:
+    return f", '|{column}=', " + (f"ifnull({column}::VARCHAR, '?')" if gaps else column)
 
 
 def _absent(column: str) -> str:

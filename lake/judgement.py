@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
+from threading import Event
 from typing import Any, Literal
 
 import duckdb
@@ -82,22 +83,25 @@ def judge(
     refused), or either for what waited before (changes go to the table). ``ready`` is called before files are looked at.
     """
     datasets = _stamped(site, datasets)
-    with delta.cursor() as con, ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
-        storage = pool.submit(_storage, site, datasets, verify, problems or {}, ready)
+    free = Event()
+    with delta.cursor() as con, ThreadPoolExecutor(1, thread_name_prefix="storage") as pool, ExitStack() as unless:
+        unless.callback(free.set)
+        storage = pool.submit(_storage, site, datasets, verify, problems or {}, ready, free.wait)
         datasets, faulty = _identified(con, site, datasets)
         remarkable = _remarkable(con, site, datasets) or faulty
         staged = None
         if stage:
             found, accepted = _verdicts(con, site, datasets, PROBLEMS.empty_table(), remarkable)
+            free.set()  # to write takes one core and no interpreter
             staged = delta.stage(site, "dataset", accepted) if accepted.num_rows else None
-        with ExitStack() as unless:
             if staged is not None:
                 unless.callback(staged.discard)
-            wrong = storage.result()
-            if not stage or wrong.num_rows:
-                staged = None
-                found, accepted = _verdicts(con, site, datasets, wrong, remarkable)
-            unless.pop_all() if staged is not None else unless.close()
+        free.set()
+        wrong = storage.result()
+        if not stage or wrong.num_rows:
+            staged = None
+            found, accepted = _verdicts(con, site, datasets, wrong, remarkable)
+        unless.pop_all() if staged is not None else unless.close()
         waiting, admitted = _events(con, site, found["verdict"], parking)
         judged = reduce(lambda rows, c: rows.append_column(c, found[c]), ("verdict", "reason", "known_path"), datasets)
         return Judgement(judged, accepted, waiting, admitted, staged)
@@ -231,13 +235,20 @@ def _where(rows: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
     return rows if pc.all(mask).as_py() else rows.filter(mask)
 
 
-def _storage(site: Site, datasets: pa.Table, verify: bool, problems: Mapping[str, str], ready: Callable[[], object]) -> pa.Table:
+def _storage(
+    site: Site,
+    datasets: pa.Table,
+    verify: bool,
+    problems: Mapping[str, str],
+    ready: Callable[[], object],
+    free: Callable[[], object],
+) -> pa.Table:
     """What is wrong with the files of a batch: path, file_bytes (as claimed), problem; only those that have one."""
     ready()
     files = datasets.select(["path", "file_bytes"])
     sliced = pc.starts_with(files["path"], slices.PREFIX)
     alone = _where(files, pc.invert(sliced))
-    wrong = datastore.suspects(site, *alone.columns) if verify else datastore.outside(files["path"])
+    wrong = datastore.suspects(site, alone["path"], alone["file_bytes"], free) if verify else datastore.outside(files["path"])
     doubtful = pc.is_in(files["path"], pa.array(sorted({*wrong, *problems}), pa.string()))
     chosen = files.filter(pc.or_(doubtful, sliced) if verify else doubtful).group_by(["path", "file_bytes"]).aggregate([])
     found: list[dict[str, Any]] = []

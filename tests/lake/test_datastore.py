@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import schemas
-from lake import datastore, folders
+from lake import datastore, sizes
 from lake.datastore import DatastoreError, alternative, check, checksum, put_file, template, write_file
 from lake.site import Lake, LakeError, Site
 
@@ -136,26 +136,26 @@ def test_of_many_files_those_are_found_that_are_not_as_claimed(
     site: Site, tmp_path: Path, helper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
-    here, started = folders.Folders.differing, subprocess.Popen
+    here, started = sizes.Folders.differing, subprocess.Popen
 
-    def slowly(self: folders.Folders, paths: list[str], sizes: list[int]) -> list[str]:
+    def slowly(self: sizes.Folders, paths: list[str], expected: list[int]) -> list[str]:
         asked.append(paths)
         time.sleep(0.05)
-        return here(self, paths, sizes)
+        return here(self, paths, expected)
 
     def killed(command: list[str], **pipes: Any) -> subprocess.Popen[bytes]:
         process = started(command, **pipes)
         process.kill()
         return process
 
-    monkeypatch.setattr(folders.Folders, "differing", slowly)
+    monkeypatch.setattr(sizes.Folders, "differing", slowly)
     if helper != "none":
-        monkeypatch.setattr(folders, "AT_ONCE", 1)
-        monkeypatch.setattr(folders, "SHARED", 2)
+        monkeypatch.setattr(sizes, "AT_ONCE", 1)
+        monkeypatch.setattr(sizes, "SHARED", 2)
     if helper == "one that dies":
-        monkeypatch.setattr(folders.subprocess, "Popen", killed)
+        monkeypatch.setattr(sizes.subprocess, "Popen", killed)
     if helper == "one that cannot be started":
-        monkeypatch.setattr(folders.sys, "executable", str(tmp_path / "nothing"))
+        monkeypatch.setattr(sizes.sys, "executable", str(tmp_path / "nothing"))
     sound = [f"files/{folder}/{n}" for folder in ("a", "a/b", "b", "a") for n in range(3)]
     for path in sound:
         write_file(site, path, b"content")
@@ -171,6 +171,27 @@ def test_of_many_files_those_are_found_that_are_not_as_claimed(
     seen = [path for paths in asked for path in paths]
     assert set(seen) < set(mixed) if helper == "another process" else sorted(seen) == sorted(mixed)
     assert sorted(datastore.suspects(site, pa.chunked_array([sound]), pa.chunked_array([[8] * len(sound)]))) == sorted(sound)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_where_no_core_is_left_another_process_begins_alone(site: Site, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "AT_ONCE", 1)
+    monkeypatch.setattr(sizes, "SHARED", 2)
+    monkeypatch.setattr(sizes.os, "sched_getaffinity", lambda _: set(range(cores)))
+    here, happened = sizes.Folders.differing, []
+
+    def looking(self: sizes.Folders, paths: list[str], expected: list[int]) -> list[str]:
+        happened.append("looked")
+        return here(self, paths, expected)
+
+    monkeypatch.setattr(sizes.Folders, "differing", looking)
+    write_file(site, "files/x", b"content")
+    paths, expected = pa.chunked_array([["files/x", "files/y"] * 200]), pa.chunked_array([[7] * 400])
+    assert datastore.suspects(site, paths, expected, lambda: happened.append("free")) == ["files/y"] * 200
+    assert happened[:1] == ["free"] if cores < 3 else "free" not in happened
+    happened.clear()
+    assert datastore.suspects(site, paths[:1], expected[:1], lambda: happened.append("free")) == []
+    assert happened == ["looked"], "few files are not shared"
 
 
 def test_paths_come_from_data_ids() -> None:

@@ -13,7 +13,7 @@ import pytest
 from batches import DIMENSIONS, RUN, TYPES, add_visits, datasets, images, make, of_tract, of_visit, put, tables
 
 import schemas
-from lake import delta, judgement, query, registry
+from lake import delta, judgement, query, registry, sizes
 from lake.registry import NAMESPACE, RegistryError, from_records, ingest, parked, to_records, uuid5, with_ids
 from lake.site import Lake, Site
 
@@ -128,6 +128,17 @@ def test_rows_written_ahead_of_their_verdict_are_in_the_table_or_gone(site: Site
         ingest(site, datasets(images(site, [2])))
     assert [row["path"] for row in registered(site)] == [good["path"]]
     assert delta.files(site, "dataset") == [str(path) for path in site.table_path("dataset").rglob("part-*.parquet")]
+
+
+def test_an_error_is_told_also_while_another_process_looks_at_files(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "SHARED", 1)
+    monkeypatch.setattr(sizes.os, "sched_getaffinity", lambda _: {0, 1})
+    rows = datasets(images(site, [1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(judgement, "_remarkable", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ingest(site, rows)
+    assert set(ingest(site, rows)["verdict"].to_pylist()) == {"accepted"}
 
 
 def test_the_same_data_id_in_another_run_is_another_dataset(site: Site) -> None:
