@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import schemas
 from lake import delta, snapshot
 from lake.access import at
+from lake.datastore import TEMPORARY
 from lake.janitor import UNFINISHED
 from lake.objects import ObjectPath
 from lake.site import LakeError, Site, table_dir
@@ -71,7 +72,8 @@ def _folder(site: Site, folder: str, now: float, log: bool) -> tuple[pa.Table, l
         named = pa.array(names, pa.string())
     except UnicodeEncodeError:  # a name that is not UTF-8 is none of ours: it is shown with its odd bytes written out
         named = pa.array([os.fsencode(name).decode(errors="backslashreplace") for name in names], pa.string())
-    return _files(pc.binary_join_element_wise(folder, named, "/"), named, sizes, times, now, log), folders
+    paths = pc.binary_join_element_wise(folder, named, "/")
+    return _files(paths, named, sizes, times, now, log, f"/{TEMPORARY}" in folder), folders
 
 
 def _objects(site: Site, root: str, now: float, logs: set[str]) -> pa.Table:
@@ -84,10 +86,17 @@ def _objects(site: Site, root: str, now: float, logs: set[str]) -> pa.Table:
 
 
 def _files(
-    paths: pa.Array, names: pa.Array, sizes: list[int], times: list[float], now: float, log: bool | pa.BooleanArray
+    paths: pa.Array,
+    names: pa.Array,
+    sizes: list[int],
+    times: list[float],
+    now: float,
+    log: bool | pa.BooleanArray,
+    unfinished: bool = False,
 ) -> pa.Table:
-    """A part of a listing; ``log``: whether a file is where a Delta log is."""
-    kinds = pc.if_else(pc.match_substring_regex(names, f"^({UNFINISHED.pattern})$"), "unfinished", "data")
+    """A part of a listing; ``log``: whether a file is where a Delta log is; ``unfinished``: they are in a temporary directory."""
+    named = pc.or_(pc.match_substring_regex(names, f"^({UNFINISHED.pattern})$"), unfinished)
+    kinds = pc.if_else(named, "unfinished", "data")
     kinds = pc.if_else(pc.and_(pc.match_substring_regex(names, LOG_FILE), log), "log", kinds)
     return pa.table([paths, pa.array(sizes, pa.int64()), pc.subtract(now, pa.array(times, pa.float64())), kinds], schema=STORAGE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -15,7 +14,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from lake import datastore
+from lake import datastore, disk, fault
+from lake.disk import Disk, rename_new, sync
 from lake.durable import fsync_dir
 from lake.objects import is_object
 from lake.site import LakeError, Site
@@ -23,8 +23,6 @@ from lake.site import LakeError, Site
 Mode = Literal["copy", "link", "move", "direct"]
 #: Directories with new names of which each is synced by itself; where there are more, one sync of the file system is quicker.
 FOLDERS = 8
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,8 @@ class Known:
 class Arriving:
     """A file: where it comes from and goes, and what is known of it so far. ``reason``: why it cannot be taken in.
 
-    ``temporary`` is the name that it may be written under; ``new`` whether it stands at ``path`` since now.
+    ``temporary`` is the name that it may be written under, ``folder`` the temporary directory where that is, if its own is new;
+    ``new`` whether it stands at ``path`` since now.
     """
 
     source: str
@@ -49,6 +48,7 @@ class Arriving:
     expected: str | None
     known: Known | None
     temporary: str = ""
+    folder: str = ""
     staged: bool = False
     bytes: int = 0
     checksum: str = ""
@@ -56,27 +56,49 @@ class Arriving:
     new: bool = False
 
 
-def prepare(site: Site, files: Sequence[Arriving], token: str) -> None:
-    """Make the directories that new files go to, and give each file its temporary name there."""
-    folders: dict[str, str | None] = {}
+def prepare(site: Site, files: Sequence[Arriving], token: str) -> list[Disk]:
+    """Make the directories that new files go to, and give each file its temporary name there; the file systems, opened.
+
+    Files of a directory that is not there yet get their own names in one that has a temporary name, so that place() names
+    all of them at once.
+    """
+    folders: dict[str, tuple[str | None, Path | None]] = {}
+    used: set[str] = set()
     doubtful = set(datastore.outside(pa.array([file.path for file in files], pa.string())))
     for n, file in enumerate(files):
-        folder = file.path.rpartition("/")[0]
-        if folder not in folders and file.path not in doubtful:
-            folders[folder] = _made(site, file.path)
-        file.reason = _made(site, file.path) if file.path in doubtful else folders[folder]
-        file.temporary = f"{site.root}/{folder}/{datastore.TEMPORARY}{token}-{n}"
+        folder, _, name = file.path.rpartition("/")
+        at, new = f"{site.root}/{folder}", None
+        if file.path in doubtful:
+            file.reason, _ = _made(site, file.path, None)
+        else:
+            if folder not in folders:
+                folders[folder] = _made(site, file.path, f"{datastore.TEMPORARY}{token}-{len(folders)}")
+            file.reason, new = folders[folder]
+        if new is not None:
+            at = file.folder = str(new)
+        file.temporary = f"{at}/{name}"
+        if new is None or name in ("", ".") or file.temporary in used:
+            file.temporary = f"{at}/{datastore.TEMPORARY}{token}-{n}"
+        used.add(file.temporary)
+    made = (new or site.root / folder for folder, (reason, new) in folders.items() if reason is None)
+    return disk.opened(site, made)
 
 
-def _made(site: Site, path: str) -> str | None:
-    """Make the directory of a file; why that cannot be, or None."""
+def _made(site: Site, path: str, temporary: str | None) -> tuple[str | None, Path | None]:
+    """Make the directory of a file, under a temporary name if it is new; why that cannot be, or None, and where it is then."""
     try:
-        site.path(path).parent.mkdir(parents=True, exist_ok=True)
+        folder = site.path(path).parent
+        if temporary is None or is_object(folder) or os.path.lexists(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            return None, None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder = folder.with_name(temporary)
+        folder.mkdir()
+        return None, folder
     except LakeError as error:
-        return str(error)
+        return str(error), None
     except OSError as error:
-        return f"{path}: {_why(error)}"
-    return None
+        return f"{path}: {_why(error)}", None
 
 
 def bring(site: Site, files: Iterable[Arriving], mode: Mode) -> None:
@@ -91,7 +113,7 @@ def bring(site: Site, files: Iterable[Arriving], mode: Mode) -> None:
         except LakeError as error:
             file.reason = str(error)
         if file.reason is not None:
-            discard([file])
+            _remove(file)
 
 
 def _read(site: Site, file: Arriving, mode: Mode) -> None:
@@ -162,31 +184,62 @@ def _put(site: Site, file: Arriving) -> None:
     file.reason = _taken(file)
 
 
-def place(site: Site, files: Iterable[Arriving]) -> None:
-    """Make what was brought durable, give each file its name, and make the names durable."""
+def place(site: Site, files: Iterable[Arriving], disks: Sequence[Disk]) -> None:
+    """Make what was brought durable, give each file its name, and make the names durable; ``disks`` as prepare() opened them."""
     if is_object(site.root):
         return
     files = list(files)
-    mounted = _mounted(site, {file.path.rpartition("/")[0] for file in files if file.staged})
-    sync(site)
-    for other in mounted:
-        _sync(site, other)
+    for written in disks:
+        sync(written)
     named = [file for file in files if file.staged and file.reason is None]
+    folders = _name_folders(site, named)
     for file in named:
-        try:
-            _name(site, file)
-        except OSError as error:
-            file.reason = f"{file.path}: {_why(error)}"
-        discard([file])
-    # also of files that were found in place: who named them may not have come to this yet
-    folders = {file.path.rpartition("/")[0] for file in named if file.reason is None}
+        if file.staged:
+            try:
+                _name(site, file)
+            except OSError as error:
+                file.reason = f"{file.path}: {_why(error)}"
+            # also of files that were found in place: who named them may not have come to this yet
+            folders |= {file.path.rpartition("/")[0]} if file.reason is None else set()
+    discard(files)
     if len(folders) > FOLDERS:
-        sync(site)
-        for other in mounted:
-            _sync(site, other)
+        for written in disks:
+            sync(written)
         return
     for folder in sorted(folders):
-        fsync_dir(site.path(folder))
+        fsync_dir(site.root / folder)
+
+
+def _name_folders(site: Site, files: Iterable[Arriving]) -> set[str]:
+    """Give new directories their names, and all files in them; where the names of these are to be made durable.
+
+    Where another made the directory meanwhile, files are left to be named one by one.
+    """
+    new: dict[str, list[Arriving]] = {}
+    for file in files:
+        if file.folder:
+            new.setdefault(file.folder, []).append(file)
+    above = set()
+    for temporary, inside in new.items():
+        path = inside[0].path.rpartition("/")[0]
+        above.add(path.rpartition("/")[0])
+        folder = f"{site.root}/{path}"
+        names = {file.temporary: file.temporary.rpartition("/")[2] for file in inside}
+        try:
+            if set(os.listdir(temporary)) != set(names.values()):  # noqa: PTH208
+                raise FileExistsError  # of what could not be read and not be removed either
+            rename_new(temporary, folder)
+        except OSError:
+            with suppress(OSError):
+                Path(folder).mkdir(exist_ok=True)
+            continue
+        fault.point("intake:named")
+        for file in inside:
+            name = names[file.temporary]
+            file.temporary = f"{folder}/{name}"
+            if file.path.endswith(f"/{name}"):
+                file.new, file.staged = True, False
+    return above
 
 
 def _name(site: Site, file: Arriving) -> None:
@@ -213,53 +266,19 @@ def _taken(file: Arriving) -> str:
 
 def discard(files: Iterable[Arriving]) -> None:
     """Remove the temporary names that are left."""
+    files = list(files)
     for file in files:
-        if file.staged:
-            with suppress(OSError):
-                os.unlink(file.temporary)  # noqa: PTH108
-            file.staged = False
+        _remove(file)
+    for folder in {file.folder for file in files if file.folder}:
+        with suppress(OSError):  # it has its name, or what could not be removed is in it
+            os.rmdir(folder)  # noqa: PTH106
 
 
-def rename_new(old: str, new: str) -> None:
-    """Rename a file without replacing another: FileExistsError. One call, where the file system knows that one."""
-    try:
-        failed = _LIBC.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE)
-        code = ctypes.get_errno() if failed else 0
-    except AttributeError:  # another system than Linux
-        code = errno.ENOSYS
-    if code in (errno.ENOSYS, errno.EINVAL):
-        os.link(old, new)
-        os.unlink(old)  # noqa: PTH108
-    elif code:
-        raise OSError(code, os.strerror(code), new)
-
-
-def sync(site: Site) -> None:
-    """Make everything that was written to the site's file system durable."""
-    _sync(site, site.root)
-
-
-def _sync(site: Site, folder: Path) -> None:
-    """Make everything that was written to the file system of a directory durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if _LIBC.syncfs(descriptor) != 0:
-            code = ctypes.get_errno()
-            raise datastore.DatastoreError(f"site {site.name}: the file system of {folder} cannot be synced: {os.strerror(code)}")
-    except AttributeError:  # another system than Linux
-        os.sync()
-    finally:
-        os.close(descriptor)
-
-
-def _mounted(site: Site, folders: Iterable[str]) -> list[Path]:
-    """Of these directories of a site one for each file system but the root's: others may be mounted below it."""
-    found = {_device(path): path for path in map(site.path, sorted(folders))}
-    return [path for device, path in found.items() if device != _device(site.root)]
-
-
-def _device(folder: Path) -> int:
-    return folder.stat().st_dev
+def _remove(file: Arriving) -> None:
+    if file.staged:
+        with suppress(OSError):
+            os.unlink(file.temporary)  # noqa: PTH108
+        file.staged = False
 
 
 def _why(error: OSError) -> str:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import schemas
 from lake import arriving, collection, datastore, delta, dimensions, fault, registry
 from lake.arriving import Arriving, Known, Mode
+from lake.disk import Disk
 from lake.identity import padded
 from lake.site import LakeError, Site
 
@@ -117,10 +118,10 @@ def _brought(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table
     Not so when files are moved: a source that two rows name must be there for both, or be known as moved.
     """
     ahead = 0 if mode == "move" else AHEAD
-    waiting: deque[tuple[pa.Table, list[Arriving], list[Future[None]], Future[None]]] = deque()
+    waiting: deque[tuple[pa.Table, list[Arriving], list[Disk], list[Future[None]], Future[None]]] = deque()
 
     def first() -> tuple[pa.Table, list[Arriving], Callable[[], None]]:
-        batch, files, copying, placing = waiting[0]
+        batch, files, _, copying, placing = waiting[0]
         for part in copying:
             part.result()
         return batch, files, placing.result
@@ -131,10 +132,10 @@ def _brought(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table
         try:
             for begin in range(0, rows.num_rows, BATCH):
                 batch = rows.slice(begin, BATCH)
-                files = _files(site, batch, mode)
+                files, disks = _files(site, batch, mode)
                 parts = [files[n : n + AT_ONCE] for n in range(0, len(files), AT_ONCE)]
                 copying = [copiers.submit(arriving.bring, site, part, mode) for part in parts]
-                waiting.append((batch, files, copying, placer.submit(_place, site, files, copying)))
+                waiting.append((batch, files, disks, copying, placer.submit(_place, site, files, disks, copying)))
                 if len(waiting) > ahead:
                     yield first()
                     waiting.popleft()
@@ -144,25 +145,32 @@ def _brought(site: Site, rows: pa.Table, mode: Mode) -> Generator[tuple[pa.Table
         finally:  # what an error, or a reader who has seen enough, leaves behind
             copiers.shutdown(cancel_futures=True)
             placer.shutdown(cancel_futures=True)
-            for _, files, _, _ in waiting:
+            for _, files, disks, _, _ in waiting:
                 arriving.discard(files)
+                _close(disks)
 
 
-def _place(site: Site, files: list[Arriving], copying: list[Future[None]]) -> None:
+def _place(site: Site, files: list[Arriving], disks: list[Disk], copying: list[Future[None]]) -> None:
     for part in copying:
         part.result()
     fault.point("intake:copied")
-    arriving.place(site, files)
+    arriving.place(site, files, disks)
     fault.point("intake:placed")
+    _close(disks)
 
 
-def _files(site: Site, rows: pa.Table, mode: Mode) -> list[Arriving]:
+def _close(disks: list[Disk]) -> None:
+    for written in disks:
+        written.close()
+
+
+def _files(site: Site, rows: pa.Table, mode: Mode) -> tuple[list[Arriving], list[Disk]]:
+    """What is known of the files of a batch before they are read, and the file systems that they are written to."""
     known = _known(site, rows)
     columns = (rows[c].to_pylist() for c in ("dataset_id", "source", "path", "checksum"))
     files = [Arriving(source, path, sha, known.get(i)) for i, source, path, sha in zip(*columns, strict=True)]
-    if mode != "direct":
-        arriving.prepare(site, [file for file in files if file.known is None], uuid.uuid4().hex[:12])
-    return files
+    coming = [file for file in files if file.known is None] if mode != "direct" else []
+    return files, arriving.prepare(site, coming, uuid.uuid4().hex[:12])
 
 
 def _settled(site: Site, rows: pa.Table, files: list[Arriving], mode: Mode, placed: Callable[[], None]) -> pa.Table:

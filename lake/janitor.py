@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lake import delta
+from lake.datastore import TEMPORARY
 from lake.objects import ObjectPath
 from lake.site import Site
 
@@ -61,8 +62,11 @@ def daily(site: Site) -> None:
         stamp.touch()
 
 
-def _leftovers(site: Site, folder: Path, older_than: float) -> Iterator[Leftover]:
-    """Below a directory: unfinished files and empty directories, untouched for ``older_than`` seconds. Links are not followed."""
+def _leftovers(site: Site, folder: Path, older_than: float, unfinished: bool = False) -> Iterator[Leftover]:
+    """Below a directory: unfinished files and empty directories, untouched for ``older_than`` seconds. Links are not followed.
+
+    In a directory that is ``unfinished`` itself all files are, and it goes with the last of them.
+    """
     if isinstance(folder, ObjectPath):
         for rel, size, changed in folder.listing():
             if UNFINISHED.fullmatch(rel.rpartition("/")[2]) and time.time() - changed > older_than:
@@ -72,13 +76,15 @@ def _leftovers(site: Site, folder: Path, older_than: float) -> Iterator[Leftover
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return
+    staying = len(entries)
     for entry in entries:
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
-            yield from _leftovers(site, path, older_than)
-        elif UNFINISHED.fullmatch(entry.name) and _age(path) > older_than:
+            yield from _leftovers(site, path, older_than, unfinished or entry.name.startswith(TEMPORARY))
+        elif (unfinished or UNFINISHED.fullmatch(entry.name)) and _age(path) > older_than:
             yield Leftover(site.relative(path), path.lstat().st_size)
-    if not entries and folder.parent != site.root and _age(folder) > older_than:
+            staying -= 1
+    if (not entries or (unfinished and not staying)) and folder.parent != site.root and _age(folder) > older_than:
         yield Leftover(site.relative(folder), 0, directory=True)
 
 

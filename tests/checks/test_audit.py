@@ -113,13 +113,15 @@ def test_a_clock_that_was_set_back_makes_no_orphan_of_what_came_again(lake: Lake
 def test_temporary_files_are_orphans_once_they_are_stale(lake: Lake) -> None:
     site = lake.central
     young, old = site.path("files/.tmp-1234-a.fits"), site.path("tables/quality/.tmp-5678-b.parquet")
-    for path in (young, old):
+    young_too, old_too = (site.path(f"files/.tmp-1234-{n}/c.fits") for n in range(2))  # of directories that are new
+    for path in (young, old, young_too, old_too):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    assert states(audit.audit(site)) == {site.relative(old): "orphan"}
-    assert audit.remove_orphans(site) == [site.relative(old)]
-    assert young.exists() and not old.exists() and audit.audit(site).ok
+    for path in (old, old_too):
+        os.utime(path, (1, 1))
+    assert states(audit.audit(site)) == {site.relative(path): "orphan" for path in (old, old_too)}
+    assert sorted(audit.remove_orphans(site)) == sorted(map(site.relative, (old, old_too)))
+    assert young.exists() and young_too.exists() and not old.exists() and not old_too.exists() and audit.audit(site).ok
 
 
 def test_orphans_go_and_nothing_registered_does(lake: Lake) -> None:

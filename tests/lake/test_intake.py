@@ -14,7 +14,7 @@ import pytest
 from small_lake import NIGHT, add_dimensions, make
 
 from checks import audit
-from lake import datastore, intake, registry
+from lake import datastore, intake, janitor, registry
 from lake.search import search
 from lake.site import Lake, LakeError, Site
 
@@ -170,7 +170,9 @@ print(sorted(set(intake.take_in(Lake.open(sys.argv[1]).central, pq.read_table(sy
 """
 
 
-@pytest.mark.parametrize("point", ["intake:copied", "intake:placed", "registry:dataset", "intake:registered", "intake:moved:3"])
+@pytest.mark.parametrize(
+    "point", ["intake:copied", "intake:named", "intake:placed", "registry:dataset", "intake:registered", "intake:moved:3"]
+)
 def test_killed_while_moving(tmp_path: Path, lake: Lake, point: str) -> None:
     import pyarrow.parquet as pq
 
@@ -190,4 +192,7 @@ def test_killed_while_moving(tmp_path: Path, lake: Lake, point: str) -> None:
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert again.stdout in ("['accepted']\n", "['present']\n"), again.stderr
     assert len(search(lake, ["raw"])) == 6 and not any((tmp_path / "given").iterdir())
+    audit.remove_orphans(site)  # rows that were written and never committed
     assert [f for f in audit.audit(site).findings if ".tmp-" not in f.path] == []
+    janitor.clean(site, older_than=-1)
+    assert audit.audit(site).findings == [] and not list(site.root.rglob(".tmp-*"))

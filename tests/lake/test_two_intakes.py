@@ -21,6 +21,7 @@ from test_intake import ROOT, given, verdicts
 
 from checks import audit
 from lake import arriving, datastore, delta, intake
+from lake.disk import Disk
 from lake.parquet import DeltaError
 from lake.search import search
 from lake.site import Lake, Site
@@ -37,10 +38,10 @@ def waiting_for_the_disk(site: Site, files: pa.Table) -> Iterator[Callable[[], p
     began, staged, done = threading.Event(), threading.Event(), threading.Event()
     sync, stage = arriving.sync, delta.stage
 
-    def slow(site: Site) -> None:
+    def slow(disk: Disk) -> None:
         first, _ = not began.is_set(), began.set()
         assert not first or done.wait(30), "the other one had to wait for this one's disk"
-        sync(site)
+        sync(disk)
 
     def staging(site: Site, table: str, rows: pa.Table) -> delta.Staged:
         made = stage(site, table, rows)
@@ -115,8 +116,8 @@ def test_files_that_go_meanwhile(tmp_path: Path, lake: Lake, monkeypatch: pytest
     """Named and not registered yet, a file is an orphan for those who remove at once: then its dataset is not there either."""
     place = arriving.place
 
-    def placing(site: Site, files: list[arriving.Arriving]) -> None:
-        place(site, files)
+    def placing(site: Site, files: list[arriving.Arriving], disks: list[Disk]) -> None:
+        place(site, files, disks)
         assert len([path for path in audit.remove_orphans(site) if path.startswith("files/")]) == 6
 
     with monkeypatch.context() as patch:
@@ -145,12 +146,34 @@ def test_the_name_of_a_file_that_is_there_is_made_durable(tmp_path: Path, lake: 
     """Who named it may not have come to that yet, and never come to it."""
     files = given(tmp_path / "given", 2, path=["files/x/a.fits", "files/y/b.fits"])
     standing = lake.central.path("files/x/a.fits")
-    standing.parent.mkdir(parents=True)
+    for path in (standing, lake.central.path("files/y/b.fits")):
+        path.parent.mkdir(parents=True)
     standing.write_bytes(Path(files["source"][0].as_py()).read_bytes())
     synced: list[Path] = []
     monkeypatch.setattr(arriving, "fsync_dir", synced.append)
     assert verdicts(intake.take_in(lake.central, files)) == ["accepted"] * 2
     assert synced == [lake.central.path("files/x"), lake.central.path("files/y")]
+
+
+@pytest.mark.parametrize("content", ["the same", "other"])
+def test_a_directory_that_another_makes_meanwhile(
+    tmp_path: Path, lake: Lake, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was new to both: the second names its files one by one, and makes durable also the name of the directory."""
+    paths = [f"files/x/{n}" for n in range(6)]
+    files, others = (given(tmp_path / name, path=paths) for name in ("given", "others"))
+    for source in others["source"].to_pylist() if content == "other" else ():
+        Path(source).write_bytes(b"other content of " + source.encode())
+    synced: list[Path] = []
+    with waiting_for_the_disk(lake.central, files) as go_on:
+        assert not lake.central.path("files/x").exists()
+        assert verdicts(intake.take_in(lake.central, others.slice(0, 4))) == ["accepted"] * 4
+        monkeypatch.setattr(arriving, "fsync_dir", synced.append)
+        found = go_on()
+    assert verdicts(found) == [{"the same": "present", "other": "rejected"}[content]] * 4 + ["accepted"] * 2
+    assert synced == [lake.central.path("files"), lake.central.path("files/x")]
+    assert not list(lake.central.root.rglob(".tmp-*"))
+    sound(lake, 6)
 
 
 def test_no_room_for_the_rows(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +232,7 @@ print(sorted(set(intake.take_in(site, files)["verdict"].to_pylist())))
 
 
 @pytest.mark.parametrize(
-    "point", ["intake:copied:2", "intake:placed", "registry:parked:2", "registry:dataset", "intake:registered"]
+    "point", ["intake:copied:2", "intake:named", "intake:placed", "registry:parked:2", "registry:dataset", "intake:registered"]
 )
 def test_one_of_two_is_killed(tmp_path: Path, lake: Lake, point: str) -> None:
     """They bring the same files, one from the other end; the other one is done, and what is there is whole."""

@@ -271,6 +271,8 @@ def test_the_janitor_removes_leftovers_and_nothing_else(site: Site, monkeypatch:
     site.path("files/c/empty").mkdir()
     litter = [folder / ".tmp-ab-x.fits", site.table_path("metric") / "part-1.parquet#1", site.path("publish/.tmp-x")]
     litter.append(site.table_path("metric") / "_delta_log" / "_commit_1.json.tmp")
+    site.path("files/c/.tmp-ab-0").mkdir()
+    litter.append(site.path("files/c/.tmp-ab-0/x.fits"))
     kept = [folder / "x.fits", folder / "a name#1", site.table_path("metric") / "notes.txt"]
     for path in [*litter, *kept]:
         path.write_bytes(b"12345")
@@ -290,7 +292,7 @@ def test_the_janitor_removes_leftovers_and_nothing_else(site: Site, monkeypatch:
     assert janitor.clean(site) == [], "a batch waits"
     waiting.unlink()
     found = janitor.clean(site, dry_run=True)
-    assert {leftover.path for leftover in found} == {*map(site.relative, litter), "files/c/empty"}
+    assert {leftover.path for leftover in found} == {*map(site.relative, litter), "files/c/empty", "files/c/.tmp-ab-0"}
     assert all(path.exists() for path in litter)
     assert janitor.clean(site) == found
     assert not any(path.exists() for path in litter) and not site.path("files/c/empty").exists()
