@@ -148,17 +148,22 @@ def _remarkable(con: duckdb.DuckDBPyConnection, site: Site, datasets: pa.Table) 
 def _unknown(site: Site, datasets: pa.Table) -> str:
     """SQL that makes ``unknown``: of each row whose data ID refers to something without a record here, the first that has none.
 
-    One join for each dimension that the batch uses.
+    One join for each dimension that the batch uses, without the columns of text that have one value in it.
     """
+    texts = [c for c in CHECKED if pa.types.is_string(datasets.schema.field(c).type)]
+    values = {column: datasets[column].unique().to_pylist() for column in texts}
+    same = {c: "'" + found[0].replace("'", "''") + "'" for c, found in values.items() if len(found) == 1 and found[0] is not None}
     joins = ["SELECT NULL::BIGINT AS ordinal, NULL::VARCHAR AS what, NULL::INTEGER AS rank WHERE false"]
     for rank, table in enumerate(CHECKED):
         if datasets[table].null_count < datasets.num_rows:
-            keys = ", ".join(schemas.table(table).primary_key)
+            key = schemas.table(table).primary_key
+            fixed = " AND ".join(["true", *(f"{c} = {same[c]}" for c in key if c in same)])
+            records = f"FROM ({delta.select(site, table)}) WHERE {fixed}"
+            keys = ", ".join(c for c in key if c not in same)
+            rest = f"ANTI JOIN (SELECT {keys} {records}) USING ({keys}) WHERE {table} IS NOT NULL"
+            rest = rest if keys else f"WHERE NOT EXISTS ({records})"
             where = "|| coalesce(' of tract ' || tract, '')" if table == "patch" else ""
-            joins.append(
-                f"SELECT ordinal, '{table} ' || {table} {where}, {rank} FROM given "
-                f"ANTI JOIN (SELECT {keys} FROM ({delta.select(site, table)})) USING ({keys}) WHERE {table} IS NOT NULL"
-            )
+            joins.append(f"SELECT ordinal, '{table} ' || {table} {where}, {rank} FROM given {rest}")
     found = " UNION ALL ".join(joins)
     return f"CREATE TEMP TABLE unknown AS SELECT ordinal, arg_min(what, rank) AS what FROM ({found}) GROUP BY ordinal"
 

@@ -175,6 +175,19 @@ def test_a_batch_is_compared_with_files_of_its_runs_alone(site: Site, monkeypatc
         assert old in listed and len(listed) == (1 if run == "old" else 2)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("instrument", "O'Cam"), ("physical_filter", "r'cam"), ("exposure", 77), ("visit", 77), ("detector", 9)]
+)
+def test_what_a_batch_has_in_all_its_rows_is_looked_for_too(site: Site, column: str, value: Any) -> None:
+    """Alone in its batch, or beside rows that are known: the same is said."""
+    good, wrong = images(site, [1])
+    wrong |= {column: value}
+    reason = f"{column} {value} is not known at A"
+    assert judgement.judge(site, datasets([wrong])).verdicts["reason"].to_pylist() == [reason]
+    assert judgement.judge(site, datasets([wrong, good])).verdicts["reason"].to_pylist() == [reason, None]
+    assert judgement.judge(site, datasets([good | {column: None}, wrong])).verdicts["reason"].to_pylist()[1] == reason
+
+
 def test_a_type_that_is_not_known_waits(site: Site) -> None:
     row = changed(images(site, [1])[0], dataset_type="visit_image")
     table = with_ids(None, datasets([changed(row, dataset_type="post_isr_image")]).set_column(
