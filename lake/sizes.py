@@ -23,7 +23,7 @@ from lake import folders
 from lake.folders import Folders
 
 #: Files of which sizes are asked for at once; so many that a second process, which takes 10 ms to start, is worth it.
-AT_ONCE, SHARED = 2_000, 50_000
+AT_ONCE, SHARED = 1_000, 50_000
 
 
 def differing(root: Path, paths: pa.ChunkedArray, sizes: pa.ChunkedArray, free: Callable[[], object] = lambda: None) -> list[str]:
