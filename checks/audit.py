@@ -166,10 +166,10 @@ def remove_orphans(site: Site, spare: float = 0.0) -> list[str]:
 
     Files younger than ``spare`` seconds stay, and unfinished ones that may still be in work. A file that a catalogue
     table holds without a registered dataset leaves the table first. Nothing that is registered, waits or is on its way
-    is touched.
+    is touched. LakeError where upkeep is at work for longer than one waits for a lock.
     """
     publish.Publisher(site)
-    with site.lock():
+    with site.lock("upkeep"), site.lock():  # what upkeep has written and not committed yet is named by nothing either
         orphans = [f for f in _differences(site, spare)[1].values() if f.state == "orphan"]
         held = storage.live(site).to_pylist()
         tables = {row["path"]: row["table"] for row in held}

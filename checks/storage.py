@@ -62,7 +62,7 @@ def _folder(site: Site, folder: str, now: float, log: bool) -> tuple[pa.Table, l
                     continue  # it was temporary, and went while we looked
                 names.append(entry.name)
                 sizes.append(found.st_size)
-                times.append(found.st_mtime)
+                times.append(max(found.st_mtime, found.st_ctime))  # a linked file brings an old mtime along
     except FileNotFoundError:
         pass
     except OSError as error:

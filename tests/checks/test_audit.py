@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 from paper_lake import files, flip
 
-from checks import audit
+from checks import audit, storage
 from lake import datastore, delta, publish, registry, slices, transfer_log, upkeep
 from lake.site import Lake, Site
 from lake.transfer_log import Event
@@ -110,18 +112,40 @@ def test_a_clock_that_was_set_back_makes_no_orphan_of_what_came_again(lake: Lake
     assert states(audit.audit(site)) == {path: "orphan"}
 
 
-def test_temporary_files_are_orphans_once_they_are_stale(lake: Lake) -> None:
+def pass_time(monkeypatch: pytest.MonkeyPatch, *young: Path) -> None:
+    """An hour goes by, and then these files are written."""
+    then = time.time() + 3600
+    monkeypatch.setattr(storage, "time", SimpleNamespace(time=lambda: then))
+    for path in young:
+        os.utime(path, (then, then))
+
+
+def test_temporary_files_are_orphans_once_they_are_stale(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     site = lake.central
     young, old = site.path("files/.tmp-1234-a.fits"), site.path("tables/quality/.tmp-5678-b.parquet")
     young_too, old_too = (site.path(f"files/.tmp-1234-{n}/c.fits") for n in range(2))  # of directories that are new
     for path in (young, old, young_too, old_too):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    for path in (old, old_too):
-        os.utime(path, (1, 1))
+    pass_time(monkeypatch, young, young_too)
     assert states(audit.audit(site)) == {site.relative(path): "orphan" for path in (old, old_too)}
     assert sorted(audit.remove_orphans(site)) == sorted(map(site.relative, (old, old_too)))
     assert young.exists() and young_too.exists() and not old.exists() and not old_too.exists() and audit.audit(site).ok
+
+
+def test_a_link_is_as_old_as_it_is_not_as_its_file(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are brought in as links, or moved, were written long ago."""
+    site = lake.central
+    source = tmp_path / "old.fits"
+    source.write_bytes(b"old")
+    os.utime(source, (1, 1))
+    links = [site.path(path) for path in ("files/.tmp-12-0", "files/.tmp-34-0/x.fits", "files/x.fits")]
+    for path in links:
+        path.parent.mkdir(exist_ok=True)
+        os.link(source, path)
+    assert audit.audit(site, spare=600).ok and audit.remove_orphans(site, spare=600) == []
+    pass_time(monkeypatch)
+    assert sorted(audit.remove_orphans(site, spare=600)) == sorted(map(site.relative, links)) and source.exists()
 
 
 def test_orphans_go_and_nothing_registered_does(lake: Lake) -> None:
