@@ -262,18 +262,20 @@ def remove_files(site: Site, table: str, paths: Iterable[str], metadata: Mapping
 
 
 def replace_files(
-    site: Site, table: str, removed: Sequence[str], parts: Iterable[tuple[str, pa.Table]], pruned: str | None = None
+    site: Site, table: str, removed: Sequence[str], count: int, parts: Iterable[tuple[str, pa.Table]], pruned: str | None = None
 ) -> None:
     """Put the same rows, rearranged, in the place of live files, in one commit; Overtaken when one is not live any more.
 
     Each of the parts goes to files of its own, whose names begin with what is given with it. Rows are left out only by the
-    operation ``pruned``.
+    operation ``pruned``. DeltaError, and nothing is changed, where the new files do not have ``count`` rows in all.
     """
     metadata = None if pruned is None else {"pruned": pruned}
     with Staged(site, table, []) as staged:
         for mark, rows in parts:
             staged.files += write_files(site, table, rows, mark)
             point("upkeep:written")
+        if (written := sum(file.rows for file in staged.files)) != count:
+            raise DeltaError(f"site {site.name}: table {table}: {count} rows became {written}; nothing was changed, report this")
         staged.kept = True  # also where this fails: the commit may have been made
         try:
             commit(site, table, staged.files, removed, None, metadata, data_change=pruned is not None)

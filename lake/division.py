@@ -131,7 +131,7 @@ def _merge(site: Site, table: str, part: Part, files: Sequence[File]) -> None:
             new = iter([(part.mark, arranged(site, table, rows))])
         else:
             new = _divided(site, table, part, readers)
-        delta.replace_files(site, table, [file.path for file in files], new)
+        delta.replace_files(site, table, [file.path for file in files], sum(file.rows for file in files), new)
 
 
 def _divided(site: Site, table: str, part: Part, readers: Sequence[Reader]) -> Iterator[tuple[str, pa.Table]]:

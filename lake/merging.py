@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import schemas
@@ -21,7 +22,7 @@ ROW = 64
 
 @dataclass(frozen=True)
 class File:
-    """A live file: ``path`` relative to the table's directory."""
+    """A live file: ``path`` relative to the table's directory; ``rows`` is -1 where the log does not say (another wrote it)."""
 
     path: str
     bytes: int
@@ -38,8 +39,9 @@ def by_partition(site: Site, table: str) -> list[list[File]]:
     handle = delta.open_table(site, table)
     if handle is None:
         return []
-    actions = pa.table(handle.get_add_actions(flatten=True)).select(["path", "size_bytes", "num_records"]).to_pylist()
-    files = [File(unquote(action["path"]), action["size_bytes"], action["num_records"]) for action in actions]
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    columns = actions["path"], actions["size_bytes"], pc.fill_null(actions["num_records"], -1)
+    files = [File(unquote(path), size, rows) for path, size, rows in zip(*(c.to_pylist() for c in columns), strict=True)]
     groups: dict[str, list[File]] = {}
     for file in sorted(files, key=lambda file: file.path):
         groups.setdefault(file.path.rpartition("/")[0], []).append(file)

@@ -238,21 +238,20 @@ def _take_out(site: Site, datasets: pa.Table, operation: str) -> None:
     with delta.cursor() as con:
         con.register("out", datasets.select(["dataset_id"]))
         con.execute(f"CREATE TEMP VIEW held AS {delta.scan('dataset', paths, filename=True)}")
-        files = con.sql("SELECT DISTINCT filename FROM held SEMI JOIN out USING (dataset_id) ORDER BY 1").fetchall()
-        affected = [name for (name,) in files]
-        of_part: dict[str, list[str]] = {}
-        for name in affected:
-            of_part.setdefault(part.mark if (part := part_of(name)) else "", []).append(name)
+        files = con.sql("SELECT filename, count(*) FROM held SEMI JOIN out USING (dataset_id) GROUP BY ALL ORDER BY 1").fetchall()
+        affected = [name for name, _ in files]
+        held = con.sql(f"SELECT count(*) FROM ({delta.scan('dataset', affected)})").fetchall()[0][0]
 
         def kept() -> Iterator[tuple[str, pa.Table]]:
-            for mark, names in of_part.items():
-                rows = con.sql(f"FROM ({delta.scan('dataset', names)}) ANTI JOIN out USING (dataset_id)").to_arrow_table()
-                yield mark, _in_order(site, schemas.conform("dataset", rows))
+            for name in affected:  # one by one: a file that lay in one part still does, and none becomes larger than it was
+                rows = con.sql(f"FROM ({delta.scan('dataset', [name])}) ANTI JOIN out USING (dataset_id)").to_arrow_table()
+                part = part_of(name)
+                yield part.mark if part else "", _in_order(site, schemas.conform("dataset", rows))
 
-        root = site.table_path("dataset")
+        removed, count = [os.path.relpath(name, site.table_path("dataset")) for name in affected], held - sum(n for _, n in files)
         fault.point("prune:rewriting")
         try:
-            delta.replace_files(site, "dataset", [os.path.relpath(name, root) for name in affected], kept(), operation)
+            delta.replace_files(site, "dataset", removed, count, kept(), operation)
         except delta.Overtaken:  # by upkeep
             _take_out(site, datasets, operation)
 

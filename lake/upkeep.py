@@ -134,8 +134,9 @@ def _merge(site: Site, table: str, files: Sequence[File]) -> None:
         with Reader(site, table, file) as reader:
             rows.append(reader.rows())
     point("upkeep:read")
-    mark = SKY.mark if table in PLACED else ""
-    delta.replace_files(site, table, [file.path for file in files], [(mark, arranged(site, table, pa.concat_tables(rows)))])
+    merged = arranged(site, table, pa.concat_tables(rows))
+    count = sum(file.rows for file in files)
+    delta.replace_files(site, table, [file.path for file in files], count, [(SKY.mark if table in PLACED else "", merged)])
 
 
 # -- what nobody needs any more ----------------------------------------------------------------------------------------

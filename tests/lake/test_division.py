@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from small_lake import make
 from test_arrangement import DETECTORS, EVERYTHING, GROUP, TRACTS, add_visits, groups_read, rows, shrink
 
 import schemas
-from lake import delta, division, prune, registry, snapshot, upkeep
+from checks import audit
+from lake import commit, delta, division, prune, registry, snapshot, upkeep
 from lake.arrangement import NOWHERE, arranged, places
 from lake.division import FULL, SKY, SMALL, Part, part_of
 from lake.merging import File
@@ -188,6 +189,86 @@ def test_who_reads_an_older_version_still_can(lake: Lake, few: None) -> None:
     with delta.cursor() as con:
         found = con.sql(delta.scan("dataset", snapshot.files(site, "dr1", "dataset"))).fetchall()
     assert all(Path(path).exists() for path in old) and len(found) == before.total() and held(site) == before
+
+
+@pytest.mark.parametrize("change", ["lost", "doubled"])
+@pytest.mark.parametrize("what", ["merged", "divided", "pruned"])
+def test_as_many_rows_as_there_were_or_nothing(
+    lake: Lake, few: None, monkeypatch: pytest.MonkeyPatch, what: str, change: str
+) -> None:
+    """Whatever goes wrong while rows are put into other files is seen before these take the place of the old ones."""
+    site = lake.central
+    nights(site)
+    for _ in range(4 if what == "divided" else 0):
+        division.divide(site, "dataset", enough=1)
+    before, live = held(site), delta.files(site, "dataset")
+    lost = len(before) // 8 if what == "pruned" else 0
+
+    def wrong(site: Site, table: str, rows: pa.Table) -> pa.Table:
+        return rows.slice(1) if change == "lost" else pa.concat_tables([rows, rows.slice(0, 1)])
+
+    with monkeypatch.context() as patch:
+        for module in (upkeep, division, prune):
+            patch.setattr(module, "arranged", wrong)
+        patch.setattr(division, "SMALL", 1000 if what == "merged" else 1)
+        with pytest.raises(DeltaError, match=r"table dataset: (\d+) rows became (?!\1 )\d+; nothing was changed, report this$"):
+            if what == "merged":
+                upkeep.compact(site, "dataset", at_least=2)
+            elif what == "divided":
+                division.divide(site, "dataset")
+            else:
+                prune.prune(lake, site, sorted(before)[:lost], "room", EVERYTHING)
+    assert held(site) == before and delta.files(site, "dataset") == live
+    folder = site.table_path("dataset") / "dataset_type=raw"
+    upkeep.sweep(site, "dataset", hours=0)
+    assert {str(path) for path in folder.glob("*.parquet")} == set(live)
+
+
+def test_pruning_makes_no_file_larger(lake: Lake, few: None) -> None:
+    """Files that wait to be divided may be many and large: put into one they would be too large for it."""
+    site = lake.central
+    nights(site)
+    before = [pq.read_metadata(path).num_rows for path in delta.files(site, "dataset")]
+    prune.prune(lake, site, sorted(held(site))[::5], "room", EVERYTHING)
+    after = [pq.read_metadata(path).num_rows for path in delta.files(site, "dataset")]
+    assert len(after) == len(before) and max(after) <= max(before)
+    assert division.divide(site, "dataset") > 0
+
+
+def test_orphans_are_removed_when_upkeep_is_done(lake: Lake, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has written is named by nothing until all is."""
+    site = lake.central
+    nights(site)
+    before, real = held(site), delta.write_files
+
+    with ThreadPoolExecutor(1) as pool:
+        removing: list[Future[list[str]]] = []
+
+        def written(*arguments: object) -> object:
+            files = real(*arguments)  # type: ignore[arg-type]
+            if not removing:
+                removing.append(pool.submit(audit.remove_orphans, site))
+                wait(removing, 1)
+            return files
+
+        monkeypatch.setattr(delta, "write_files", written)
+        upkeep.maintain(site)
+        assert removing[0].result() == []
+    assert held(site) == before and len(in_their_parts(site)) == TRACTS and audit.audit(site, deep=True).ok
+
+
+def test_a_file_of_which_the_log_does_not_say_the_rows_is_named(lake: Lake, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    site = lake.central
+    nights(site)
+    [old, *_] = map(Path, delta.files(site, "dataset"))
+    new, root = old.rename(old.with_name("part-another.parquet")), site.table_path("dataset")
+    added = delta.AddFile(str(new.relative_to(root)), {"dataset_type": "raw"}, new.stat().st_size, 0, "{}")
+    commit.commit(site, "dataset", [added], [str(old.relative_to(root))], None, None)
+    with pytest.raises(DeltaError, match=f"{new.name} has 24 rows, the log says -1; restore it$"):
+        upkeep.compact(site, "dataset", at_least=2)
+    upkeep.tend(site)  # does not stumble
+    assert held(site).total() == len(VISITS) * DETECTORS
 
 
 DIVIDE = """
