@@ -219,7 +219,7 @@ def _differs(site: Site, path: str, size: int) -> bool:
 
 def outside(paths: pa.Array | pa.ChunkedArray) -> list[str]:
     """Those of many paths that Site.path() may refuse."""
-    wrong: list[str] = pc.filter(paths, pc.match_substring_regex(paths, r"^/|^\.*$|(^|/)\.\.(/|$)|\x00")).to_pylist()
+    wrong: list[str] = pc.filter(paths, pc.match_substring_regex(paths, r"^/|(^|/)\.{0,2}(/|$)|\x00")).to_pylist()
     return wrong
 
 

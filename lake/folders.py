@@ -52,7 +52,7 @@ class Folders:
         """A descriptor of the directory; OSError where it is not there or a name leads elsewhere."""
         self._leave(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._names, names, strict=False))))
         for name in names[len(self._names) :]:
-            if name == "..":
+            if name in (".", ".."):
                 raise NotADirectoryError(name)
             self._opened.append(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._opened[-1]))
             self._names.append(name)

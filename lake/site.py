@@ -77,6 +77,8 @@ class Site:
         parts = PurePosixPath(rel)
         if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\0" in str(rel):
             raise LakeError(f"site {self.name}: path {str(rel)!r} is not below the site's root")
+        if str(parts) != str(rel):  # one file has one path: what is registered under another looks like an orphan
+            raise LakeError(f"site {self.name}: path '{rel}' has an empty name or '.' in it; as a file's path write '{parts}'")
         path = self.root.joinpath(*parts.parts)
         if not is_object(self.root) and not _direct(self.root, path.parent):
             raise LakeError(f"site {self.name}: path {str(rel)!r} leads through a symbolic link; only the site's root may be one")

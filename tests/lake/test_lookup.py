@@ -19,7 +19,7 @@ BIG = 2**40
 
 def add(site: Site, run: str, visit: int, **values: object) -> None:
     """A dataset of its own file."""
-    file = datastore.write_file(site, f"files/{run}/{visit}/{values.get('tract', '')}", b"x")
+    file = datastore.write_file(site, f"files/{run}/{visit}/{values.get('tract', 'none')}", b"x")
     row = visit_row("raw", run, visit, path=file.path, bytes=1, file_bytes=1, checksum=file.checksum, file_checksum=file.checksum)
     register(site, [row | values])
 

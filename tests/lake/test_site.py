@@ -90,6 +90,9 @@ def test_paths_stay_below_the_site(tmp_path: Path) -> None:
     for bad in ("/etc/passwd", "../B/x", "files/../../B", "", "a\0b"):
         with pytest.raises(LakeError, match="not below"):
             site.path(bad)
+    for bad in ("files//x", "files/./x", "./x", "files/x/", "files/x/."):
+        with pytest.raises(LakeError, match=r"has an empty name or '\.' in it; as a file's path write '(files/)?x'$"):
+            site.path(bad)
     with pytest.raises(LakeError, match="not below"):
         site.relative(tmp_path / "B/x")
     assert site.table_path("dataset") == tmp_path / "A/tables/registry/dataset"
