@@ -74,12 +74,12 @@ def _elsewhere(root: Path, firsts: deque[int], paths: pa.ChunkedArray, sizes: pa
 def _send(stream: IO[bytes], paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> None:
     """Ask for files: paths with NUL between them, and sizes, both put together by Arrow.
 
-    ValueError for what cannot be said so: a path that holds a NUL, which is no file's, and a size that is not known.
+    ValueError for what cannot be said so: a path that is empty or holds a NUL, which is no file's, and a size that is not known.
     """
     if sizes.null_count:
         raise ValueError("a size is not known")
     listed = pa.ListArray.from_arrays(pa.array([0, len(paths)], pa.int32()), paths.combine_chunks())
     text = pc.binary_join(listed, "\0")[0].as_buffer().to_pybytes()
-    if text.count(b"\0") >= len(paths):
-        raise ValueError("a path holds a NUL")
+    if text.count(b"\0") >= len(paths) or b"\0\0" in b"\0" + text + b"\0":
+        raise ValueError("a path is empty or holds a NUL")
     folders.send(stream, text, sizes.cast(pa.int64()).to_numpy().tobytes())

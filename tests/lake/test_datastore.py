@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import time
+from collections import deque
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,14 @@ def test_of_many_files_those_are_found_that_are_not_as_claimed(
     seen = [path for paths in asked for path in paths]
     assert set(seen) < set(mixed) if helper == "another process" else sorted(seen) == sorted(mixed)
     assert sorted(datastore.suspects(site, pa.chunked_array([sound]), pa.chunked_array([[8] * len(sound)]))) == sorted(sound)
+
+
+def test_another_process_is_not_asked_what_it_cannot_be_told(site: Site) -> None:
+    """An empty path among those that differ is no answer at all: it is looked at here."""
+    for paths in ([""], ["files/x", ""], ["files/a\0b"]):
+        firsts = deque([0])
+        assert sizes._elsewhere(site.root, firsts, pa.chunked_array([paths]), pa.chunked_array([[7] * len(paths)])) == []
+        assert list(firsts) == [0]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3])
