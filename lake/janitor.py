@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
@@ -44,6 +44,7 @@ def clean(site: Site, dry_run: bool = False, older_than: float = HORIZON) -> lis
         return []
     found = [leftover for root in ROOTS for leftover in _leftovers(site, site.path(root), older_than)]
     named = _named(site, [leftover.path for leftover in found if not leftover.directory])
+    named |= {str(folder) for path in named for folder in PurePosixPath(path).parents}
     gone = [leftover for leftover in found if leftover.path not in named]
     for leftover in gone if not dry_run else ():
         with suppress(FileNotFoundError, OSError):  # gone by itself, or a directory that is used again

@@ -280,10 +280,15 @@ def test_the_janitor_removes_leftovers_and_nothing_else(site: Site, monkeypatch:
     outside.mkdir()
     (outside / ".tmp-x").write_bytes(b"1")
     site.path("files/link").symlink_to(outside)
-    row = {"dataset_id": "i", "dataset_type": "raw", "record": '{"path": "files/c/raw/1/a name#1"}', "state": "parked"}
+    site.path("files/c/.tmp-mine").mkdir()  # an odd name, but of a file that is named
+    kept.append(site.path("files/c/.tmp-mine/x.fits"))
+    kept[-1].write_bytes(b"12345")
+    named = ["files/c/raw/1/a name#1", "files/c/.tmp-mine/x.fits"]
+    row = {"dataset_type": "raw", "state": "parked"}
     declared = schemas.table("parked").arrow
     filled: dict[str, Any] = {f.name: START if f.name == "noted_at" else "" for f in declared if not f.nullable}
-    delta.append(site, "parked", pa.Table.from_pylist([filled | row], schema=declared))
+    rows = [filled | row | {"dataset_id": path, "record": f'{{"path": "{path}"}}'} for path in named]
+    delta.append(site, "parked", pa.Table.from_pylist(rows, schema=declared))
 
     assert janitor.clean(site) == [], "their writers may still live"
     pass_time(monkeypatch, LATER)
