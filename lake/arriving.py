@@ -23,6 +23,8 @@ from lake.site import LakeError, Site
 Mode = Literal["copy", "link", "move", "direct"]
 #: Directories with new names of which each is synced by itself; where there are more, one sync of the file system is quicker.
 FOLDERS = 8
+#: Directories of a site that are not for files which come in: one of them could be taken for a commit.
+OWN = ("tables", "publish", ".lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ def prepare(site: Site, files: Sequence[Arriving], token: str) -> list[Disk]:
     used: set[str] = set()
     doubtful = set(datastore.outside(pa.array([file.path for file in files], pa.string())))
     for n, file in enumerate(files):
+        file.reason = _own(file.path)
+        if file.reason is not None:
+            continue
         folder, _, name = file.path.rpartition("/")
         at, new = f"{site.root}/{folder}", None
         if file.path in doubtful:
@@ -77,11 +82,17 @@ def prepare(site: Site, files: Sequence[Arriving], token: str) -> list[Disk]:
         if new is not None:
             at = file.folder = str(new)
         file.temporary = f"{at}/{name}"
-        if new is None or name in ("", ".") or file.temporary in used:
+        if new is None or file.temporary in used:
             file.temporary = f"{at}/{datastore.TEMPORARY}{token}-{n}"
         used.add(file.temporary)
     made = (new or site.root / folder for folder, (reason, new) in folders.items() if reason is None)
     return disk.opened(site, made)
+
+
+def _own(path: str) -> str | None:
+    """Why a file may not have this path, or None."""
+    top = path.partition("/")[0]
+    return f"{path}: below {top}/ a site keeps what is its own; give it a path below files/" if top in OWN else None
 
 
 def _made(site: Site, path: str, temporary: str | None) -> tuple[str | None, Path | None]:
@@ -123,6 +134,9 @@ def _read(site: Site, file: Arriving, mode: Mode) -> None:
         return
     if mode == "direct":
         file.path = site.relative(os.path.abspath(file.source))  # noqa: PTH100
+        file.reason = _own(file.path)
+        if file.reason is not None:
+            return
     local = file.known is None and mode != "direct" and not is_object(site.root)
     file.staged = linked = local and mode != "copy" and _linked(file)
     _stream(file, local and not linked)
@@ -137,7 +151,9 @@ def _read(site: Site, file: Arriving, mode: Mode) -> None:
 
 
 def _linked(file: Arriving) -> bool:
-    """Whether the temporary name could be one more name of the source."""
+    """Whether the temporary name could be one more name of the source: of a symbolic link the content is copied."""
+    if os.path.islink(file.source):  # noqa: PTH114
+        return False
     try:
         os.link(file.source, file.temporary)
     except OSError as error:
@@ -194,7 +210,7 @@ def place(site: Site, files: Iterable[Arriving], disks: Sequence[Disk]) -> None:
     named = [file for file in files if file.staged and file.reason is None]
     folders = _name_folders(site, named)
     for file in named:
-        if file.staged:
+        if file.staged and file.reason is None:
             try:
                 _name(site, file)
             except OSError as error:
@@ -232,6 +248,9 @@ def _name_folders(site: Site, files: Iterable[Arriving]) -> set[str]:
         except OSError:
             with suppress(OSError):
                 Path(folder).mkdir(exist_ok=True)
+            if os.path.islink(folder):  # noqa: PTH114 - it came after prepare() had looked
+                for file in inside:
+                    file.reason = f"{file.path} leads through a symbolic link; only the site's root may be one"
             continue
         fault.point("intake:named")
         for file in inside:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +37,16 @@ class Disk:
 
 
 def opened(site: Site, folders: Iterable[Path]) -> list[Disk]:
-    """The file system of a site's root, and those of directories that are mounted below it; none of an object store."""
+    """The file system of a site's root, and those of directories that are mounted below it; none of an object store.
+
+    A directory that is not there any more is left out: what is to be written there will say so.
+    """
     if is_object(site.root):
         return []
-    found = {_device(folder): folder for folder in (*sorted(folders), site.root)}
+    found: dict[int, Path] = {}
+    for folder in (*sorted(folders), site.root):
+        with suppress(FileNotFoundError):
+            found[_device(folder)] = folder
     last = found.pop(_device(site.root))
     return [Disk(site.name, folder, os.open(folder, os.O_RDONLY)) for folder in (last, *found.values())]
 

@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +20,7 @@ import pytest
 from small_lake import make
 from test_intake import ROOT, given, verdicts
 
-from checks import audit
+from checks import audit, storage
 from lake import arriving, datastore, delta, disk, intake, registry
 from lake.search import search
 from lake.site import Lake, LakeError, Site
@@ -76,6 +79,20 @@ def test_what_is_not_a_file(tmp_path: Path, lake: Lake) -> None:
     found = intake.take_in(lake.central, files)
     assert verdicts(found) == ["rejected", "rejected", "accepted"]
     assert all(reason.endswith("is not a file") for reason in found["reason"].to_pylist()[:2])
+
+
+@pytest.mark.parametrize("mode", ["copy", "link", "move"])
+def test_of_a_symbolic_link_the_content_is_taken(tmp_path: Path, lake: Lake, mode: intake.Mode) -> None:
+    files = given(tmp_path / "given", 2)
+    link, real = Path(files["source"][0].as_py()), tmp_path / "real"
+    content = link.read_bytes()
+    link.rename(real)
+    link.symlink_to(real)
+    found = intake.take_in(lake.central, files, mode)
+    assert verdicts(found) == ["accepted"] * 2 and real.read_bytes() == content and link.is_symlink() == (mode != "move")
+    standing = lake.central.path(found["path"][0].as_py())
+    assert not standing.is_symlink() and standing.read_bytes() == content
+    assert audit.audit(lake.central).findings == []
 
 
 def test_more_directories_than_are_synced_one_by_one(tmp_path: Path, lake: Lake) -> None:
@@ -147,8 +164,9 @@ def test_what_cannot_be_removed_gets_no_name(tmp_path: Path, lake: Lake, monkeyp
     (left,) = [path for path in lake.central.path("files").rglob("*") if "/.tmp-" in str(path) and path.is_file()]
     assert left.read_bytes().startswith(b"content 0") and not lake.central.path(found["path"][0].as_py()).exists()
     assert audit.audit(lake.central).findings == [], "it is young"
-    os.utime(left, (1, 1))
-    assert audit.remove_orphans(lake.central) == [lake.central.relative(left)]
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "time", SimpleNamespace(time=lambda: time.time() + 3600))
+        assert audit.remove_orphans(lake.central) == [lake.central.relative(left)]
     assert verdicts(intake.take_in(lake.central, given(tmp_path / "given", 3))) == ["accepted", "present", "present"]
 
 
@@ -160,6 +178,74 @@ def test_a_bad_path_spoils_no_other_in_its_directory(tmp_path: Path, lake: Lake)
     assert found["path"][4].as_py().startswith("files/x~"), "a directory has the name"
     assert "symbolic link" in found["reason"][2].as_py() and not (tmp_path / "b.fits").exists()
     assert not [path for path in lake.central.root.rglob("*.tmp-*")]
+
+
+def test_a_file_has_one_path(tmp_path: Path, lake: Lake) -> None:
+    """Registered under another, it would look as if nothing named it, and be removed."""
+    paths = ["files/x/", "files/x/a.fits", "files//x/b.fits", "files/./x/c.fits", "files/x/.", "./files/x/e.fits"]
+    found = intake.take_in(lake.central, given(tmp_path / "given", path=paths))
+    assert verdicts(found) == ["rejected", "accepted", "rejected", "rejected", "rejected", "rejected"]
+    assert found["reason"][2].as_py().endswith("has an empty name or '.' in it; as a file's path write 'files/x/b.fits'")
+    rows = search(lake, ["raw"]).drop_columns(["site"])
+    again = rows.set_column(rows.column_names.index("run"), "run", pa.array(["other"])).drop_columns(["dataset_id"])
+    again = again.set_column(again.column_names.index("path"), "path", pa.array(["files//x/a.fits"]))
+    assert verdicts(registry.ingest(lake.central, again)) == ["rejected"]
+    assert audit.remove_orphans(lake.central) == [] and audit.audit(lake.central).findings == []
+
+
+@pytest.mark.parametrize("mode", ["copy", "direct"])
+def test_what_a_site_keeps_for_itself_is_not_written_over(tmp_path: Path, lake: Lake, mode: intake.Mode) -> None:
+    """A file of the name of the next commit would be taken for it, and of a batch too."""
+    site, version = lake.central, delta.version(lake.central, "dataset_type")
+    paths = ["publish/000000000001.arrow", f"{site.relative(site.table_path('dataset_type'))}/_delta_log/{version + 1:020}.json",
+             ".lock/janitor", "files/x.fits"]  # fmt: skip
+    if mode == "copy":
+        files = given(tmp_path / "given", 4, path=paths)
+    else:
+        files = given(site.path("files"), 4)
+        sources = [str(site.root / path) for path in paths]
+        for path in (path for path in sources if "_delta_log" not in path):
+            Path(path).parent.mkdir(exist_ok=True)
+            Path(path).write_bytes(b"content")
+        files = files.set_column(files.column_names.index("source"), "source", pa.array(sources))
+    found = intake.take_in(site, files, mode)
+    assert verdicts(found) == ["rejected"] * 3 + ["accepted"]
+    assert found["reason"][0].as_py() == f"{paths[0]}: below publish/ a site keeps what is its own; give it a path below files/"
+    assert delta.version(site, "dataset_type") == version and len(search(lake, ["raw"])) == 1
+
+
+def test_a_link_that_comes_while_files_are_copied_is_not_followed(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = arriving.rename_new
+    (tmp_path / "outside").mkdir()
+
+    def rename(old: str, new: str) -> None:
+        if new == str(lake.central.path("files/x")):
+            Path(new).symlink_to(tmp_path / "outside")
+        real(old, new)
+
+    monkeypatch.setattr(arriving, "rename_new", rename)
+    found = intake.take_in(lake.central, given(tmp_path / "given", 3, path=["files/x/a", "files/x/b", "files/y/c"]))
+    assert verdicts(found) == ["rejected", "rejected", "accepted"] and "symbolic link" in found["reason"][0].as_py()
+    assert not list((tmp_path / "outside").iterdir()) and not list(lake.central.root.rglob(".tmp-*"))
+
+
+def test_a_directory_that_is_removed_before_anything_is_in_it(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those who clean up do where a clock is wrong: only its files are refused, and come the next time."""
+    real = disk.opened
+
+    def opened(site: Site, folders: Iterable[Path]) -> list[disk.Disk]:
+        folders = sorted(folders)
+        folders[0].rmdir()
+        return real(site, folders)
+
+    files = given(tmp_path / "given", 4, path=["files/d/x", "files/d/y", "files/e/x", "files/e/y"])
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "opened", opened)
+        assert verdicts(intake.take_in(lake.central, files)) == ["rejected"] * 2 + ["accepted"] * 2
+    assert not list(lake.central.root.rglob(".tmp-*"))
+    assert verdicts(intake.take_in(lake.central, files)) == ["accepted"] * 2 + ["present"] * 2
 
 
 def test_batches_that_overlap(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,5 +406,6 @@ def test_killed_while_batches_overlap(tmp_path: Path, lake: Lake, point: str) ->
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert again.stdout in ("['accepted']\n", "['accepted', 'present']\n"), again.stderr
     assert len(search(lake, ["raw"])) == 6 and len(list((tmp_path / "given").iterdir())) == 6
-    audit.remove_orphans(lake.central)  # rows that were written and never committed
+    left = audit.remove_orphans(lake.central)  # rows that were written and never committed, nothing else
+    assert all(path.startswith("tables/registry/dataset/dataset_type=raw/part-") for path in left), left
     assert [f for f in audit.audit(lake.central).findings if ".tmp-" not in f.path] == []
