@@ -82,20 +82,20 @@ def _leftovers(site: Site, folder: Path, older_than: float, unfinished: bool = F
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
             yield from _leftovers(site, path, older_than, unfinished or entry.name.startswith(TEMPORARY))
-        elif (unfinished or UNFINISHED.fullmatch(entry.name)) and _age(path) > older_than:
-            yield Leftover(site.relative(path), path.lstat().st_size)
+        elif (unfinished or UNFINISHED.fullmatch(entry.name)) and (old := _old(path, older_than)):
+            yield Leftover(site.relative(path), old.st_size)
             staying -= 1
-    if (not entries or (unfinished and not staying)) and folder.parent != site.root and _age(folder) > older_than:
+    if (not entries or (unfinished and not staying)) and folder.parent != site.root and _old(folder, older_than):
         yield Leftover(site.relative(folder), 0, directory=True)
 
 
-def _age(path: Path) -> float:
-    """Seconds since the content, the name or the number of links last changed (a linked file brings an old mtime along)."""
+def _old(path: Path, older_than: float) -> os.stat_result | None:
+    """What there is, if content, name and number of links are that old (a linked file brings an old mtime along)."""
     try:
         found = path.lstat()
     except FileNotFoundError:
-        return 0.0
-    return time.time() - max(found.st_mtime, found.st_ctime)
+        return None
+    return found if time.time() - max(found.st_mtime, found.st_ctime) > older_than else None
 
 
 def _named(site: Site, paths: list[str]) -> set[str]:

@@ -305,6 +305,19 @@ def test_the_janitor_removes_leftovers_and_nothing_else(site: Site, monkeypatch:
     assert values(site) == [0.0] and janitor.clean(site) == []
 
 
+def test_two_janitors_do_not_stumble_over_each_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one looks at, the other may remove at any moment."""
+    litter, real = site.path("files/.tmp-x"), time.time
+    litter.write_bytes(b"1")
+
+    def looked() -> float:
+        litter.unlink(missing_ok=True)
+        return real() + LATER
+
+    monkeypatch.setattr(janitor, "time", type("Clock", (), {"time": staticmethod(looked)}))
+    assert [leftover.path for leftover in janitor.clean(site)] == ["files/.tmp-x"] and janitor.clean(site) == []
+
+
 def test_the_janitor_comes_once_a_day(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     litter = site.path("files/.tmp-x")
     litter.write_bytes(b"1")
