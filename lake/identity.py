@@ -81,12 +81,14 @@ def named(con: duckdb.DuckDBPyConnection, table: pa.Table, types: Mapping[str, S
     con.register("nameless", table)
     gaps = {column for column in schemas.DATA_ID if table[column].null_count}
     kinds = {name: types[name] for name in sorted(table["dataset_type"].unique().drop_null().to_pylist()) if name in types}
-    names = [f"concat(dataset_type, '|', run{''.join(_pair(c, c in gaps) for c in _in_order(kind))})" for kind in kinds.values()]
+    same = shared(table, {"dataset_type", "run"}.union(*kinds.values()))
+    of = _literal(same["dataset_type"]) if "dataset_type" in same else "dataset_type"
+    names = [_name(_in_order(kind), gaps, same) for kind in kinds.values()]
     missing = [
         f"concat_ws(', ', NULL::VARCHAR{''.join(map(_absent, _in_order(gaps.intersection(kind))))})" for kind in kinds.values()
     ]
-    digest = f"sha1({_BLOB} || encode({_of_kind(kinds, names)}))"
-    found = con.sql(f"SELECT ordinal, {digest} AS digest, {_of_kind(kinds, missing)} AS missing FROM nameless").to_arrow_table()
+    digest = f"sha1({_BLOB} || encode({_of_kind(kinds, names, of)}))"
+    found = con.sql(f"SELECT ordinal, {digest} AS digest, {_of_kind(kinds, missing, of)} AS missing FROM nameless").to_arrow_table()
     found = ordered(found, ["ordinal"])
     return pa.table({"computed_id": _from_digest(found["digest"]), "missing": found["missing"]})
 
@@ -114,18 +116,31 @@ def _in_order(dimensions: Collection[str]) -> list[str]:
     return [column for column in schemas.DATA_ID if column in dimensions]
 
 
-def _pair(column: str, gaps: bool) -> str:
-    return f", '|{column}=', " + (f"ifnull({column}::VARCHAR, '?')" if gaps else column)
+def shared(table: pa.Table, columns: Iterable[str]) -> dict[str, str]:
+    """Of those columns of text that have one value in all rows, that value."""
+    texts = {c: table[c] for c in columns if pa.types.is_string(table.schema.field(c).type) and table.num_rows}
+    return {c: v[0].as_py() for c, v in texts.items() if v[0].is_valid and pc.all(pc.equal(v, v[0]), skip_nulls=False).as_py()}
+
+
+def _name(dimensions: Sequence[str], gaps: Collection[str], same: Mapping[str, str]) -> str:
+    """SQL for what the id of a row is computed from; what all rows share is part of its text."""
+    terms, text = [], ""
+    for before, column in (("", "dataset_type"), ("|", "run"), *((f"|{c}=", c) for c in dimensions)):
+        text += before + same.get(column, "")
+        if column not in same:
+            terms += [_literal(text), f"ifnull({column}::VARCHAR, '?')" if column in gaps else column]
+            text = ""
+    return f"concat({', '.join([*terms, _literal(text)] if text else terms)})"
 
 
 def _absent(column: str) -> str:
     return f", if({column} IS NULL, '{column}', NULL)"
 
 
-def _of_kind(kinds: Iterable[str], values: Iterable[str]) -> str:
+def _of_kind(kinds: Iterable[str], values: Iterable[str], of: str) -> str:
     """SQL for the value of a row's dataset type; null for any other type."""
     cases = " ".join(f"WHEN {_literal(kind)} THEN {value}" for kind, value in zip(kinds, values, strict=True))
-    return f"CASE dataset_type {cases} END" if cases else "NULL::VARCHAR"
+    return f"CASE {of} {cases} END" if cases else "NULL::VARCHAR"
 
 
 def _literal(text: str) -> str:

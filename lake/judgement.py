@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import schemas
 from lake import datastore, delta, slices
 from lake.dataset_type import dataset_types
-from lake.identity import RegistryError, named, ordinals, padded
+from lake.identity import RegistryError, named, ordinals, padded, shared
 from lake.parquet import ordered
 from lake.site import LakeError, Site
 from lake.sql import statement
@@ -150,9 +150,7 @@ def _unknown(site: Site, datasets: pa.Table) -> str:
 
     One join for each dimension that the batch uses, without the columns of text that have one value in it.
     """
-    texts = [c for c in CHECKED if pa.types.is_string(datasets.schema.field(c).type)]
-    values = {column: datasets[column].unique().to_pylist() for column in texts}
-    same = {c: "'" + found[0].replace("'", "''") + "'" for c, found in values.items() if len(found) == 1 and found[0] is not None}
+    same = {c: "'" + value.replace("'", "''") + "'" for c, value in shared(datasets, CHECKED).items()}
     joins = ["SELECT NULL::BIGINT AS ordinal, NULL::VARCHAR AS what, NULL::INTEGER AS rank WHERE false"]
     for rank, table in enumerate(CHECKED):
         if datasets[table].null_count < datasets.num_rows:
@@ -254,6 +252,8 @@ def _storage(
     sliced = pc.starts_with(files["path"], slices.PREFIX)
     alone = _where(files, pc.invert(sliced))
     wrong = datastore.suspects(site, alone["path"], alone["file_bytes"], free) if verify else datastore.outside(files["path"])
+    if not (wrong or problems or (verify and pc.any(sliced).as_py())):
+        return PROBLEMS.empty_table()
     doubtful = pc.is_in(files["path"], pa.array(sorted({*wrong, *problems}), pa.string()))
     chosen = files.filter(pc.or_(doubtful, sliced) if verify else doubtful).group_by(["path", "file_bytes"]).aggregate([])
     found: list[dict[str, Any]] = []
