@@ -31,7 +31,7 @@ def visits(con: duckdb.DuckDBPyConnection, band: str) -> Visits:
 
     return Visits(
         np.asarray(rows["visit"], np.int64), np.asarray(rows["day_obs"], np.int64), np.asarray(rows["epoch"], str),
-        np.asarray(rows["clouded"], bool), number("airmass"), number("prior"),
+        np.asarray(rows["clouded"], bool), number("airmass"), number("mjd"), number("prior"),
         number("nominal"), number("exposure"), number("extinction"), np.asarray(rows["known"], bool),
         number("stars", 0.0).astype(np.int64), number("excess", 0.0),
     )  # fmt: skip

@@ -2,12 +2,14 @@
 
     zero point of a visit, beyond its nominal one | gradient of a visit that is not photometric (mag per degree)
     flat of a detector in an epoch, of zero mean | its polynomials over the detector
-    night: zero point of one second at airmass 1 | extinction of the night, per airmass
+    night: zero point of one second at airmass 1, in the mean of its visits | extinction of the night, per airmass
+    drift: by how much that zero point is larger at the end of a part of the night than at its begin
     colour: second-order extinction of the night, per airmass and magnitude of colour: factor X0 - X
     water: what water vapour adds in the red bands, per magnitude of colour: factor X^0.6 (as its lines saturate)
     reference colour: natural minus catalogue magnitude, per magnitude of colour
 
-zero_point + nominal - exposure = night - extinction (X - 1) holds for photometric visits with the scatter they show.
+zero_point + nominal - exposure = night - extinction (X - 1) + drift so far holds for photometric visits with the scatter they
+show; drifts are those of a random walk of the size that they show. Air drifts within a night, most of all its water.
 """
 
 from __future__ import annotations
@@ -28,18 +30,21 @@ IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 #: Airmass exponent of water vapour's absorption (saturated lines: Burke et al. 2018, AJ 155, 41, use 0.6).
 WATER_EXPONENT = 0.6
+#: Hours of a part of a night in which its drift is taken for even, at most.
+PART = 3.0
 
 
 @dataclass(frozen=True)
 class Visits:
-    """What the solution knows of the visits of a band (V,), sorted; ``airmass`` NaN where unknown; ``clouded``: weighted as under
-    clouds."""
+    """What the solution knows of the visits of a band (V,), sorted; ``airmass`` and ``mjd`` NaN where unknown; ``clouded``:
+    weighted as under clouds."""
 
     visit: IntArray
     day_obs: IntArray
     epoch: NDArray[np.str_]
     clouded: Mask
     airmass: Array
+    mjd: Array
     prior: Array
     nominal: Array
     exposure: Array
@@ -99,8 +104,10 @@ class Unknowns:
 @dataclass(frozen=True)
 class Model:
     """The unknowns (P,), those of the F flats last. ``terms`` and ``slopes`` (M, P - F) make value and colour slope of the terms of
-    visits; ``facts`` (Q, P) are known: ``target`` (Q,) with ``error`` (Q,). ``zero``, ``night``, ``extinction`` (V,),
-    ``gradient`` (2, V): their numbers, by visit; -1: none. Zero points and gradients, ``of_visits``, come first."""
+    visits; ``facts`` (Q, P) are known: ``target`` (Q,) with ``error`` (Q,). ``scatter``: which facts are those of the settings
+    ``night``, ``drift`` and ``flat``. ``steps`` (V, P) make how far visits lie above their nights, by ``level`` (V,) more: NaN
+    where unknown. ``zero`` (V,), ``gradient`` (2, V): their numbers, by visit; -1: none. Zero points and gradients,
+    ``of_visits``, come first."""
 
     unknowns: Unknowns
     terms: csr_array
@@ -108,9 +115,10 @@ class Model:
     facts: csr_array
     target: Array
     error: Array
+    scatter: dict[str, IntArray]
+    steps: csr_array
+    level: Array
     zero: IntArray
-    night: IntArray
-    extinction: IntArray
     gradient: IntArray
     of_visits: int
 
@@ -158,26 +166,35 @@ class _Facts:
         self.errors: list[Array] = []
         self.count = 0
 
-    def add(self, factors: list[tuple[IntArray, Any]], target: Any, error: Any) -> None:
-        """One fact per element: unknowns with their factors, the target and the error (arrays of the same length, or numbers)."""
+    def add(self, factors: list[tuple[IntArray, Any]], target: Any, error: Any) -> IntArray:
+        """One fact per element: unknowns with their factors, the target and the error (arrays of the same length, or numbers).
+        Returns the facts' numbers."""
         size = len(factors[0][0])
         for number, value in factors:
             self.entries.add(np.arange(self.count, self.count + size), number, value)
-        self._known(size, target, error)
+        return self._known(size, target, error)
+
+    def add_rows(self, rows: csr_array, target: Any, error: Any) -> IntArray:
+        """One fact per row of a matrix. Returns the facts' numbers."""
+        entries = rows.tocoo()
+        self.entries.add(self.count + entries.coords[0], entries.coords[1], entries.data)
+        return self._known(rows.shape[0], target, error)
 
     def add_mean(self, numbers: IntArray, error: float) -> None:
         """The mean of some unknowns is zero."""
         self.entries.add(np.full(len(numbers), self.count), numbers, 1.0 / len(numbers))
         self._known(1, 0.0, error)
 
-    def _known(self, size: int, target: Any, error: Any) -> None:
+    def _known(self, size: int, target: Any, error: Any) -> IntArray:
         self.targets.append(np.broadcast_to(np.asarray(target, float), size))
         self.errors.append(np.broadcast_to(np.asarray(error, float), size))
         self.count += size
+        return np.arange(self.count - size, self.count)
 
 
-def make(band: str, visits: Visits, equations: Equations, photometric: Mask, spread: float, s: Settings) -> Model:
-    """The model of a band, given which visits are ``photometric`` (V,) and how far those scatter about their nights (mag)."""
+def make(band: str, visits: Visits, equations: Equations, photometric: Mask, s: Settings) -> Model:
+    """The model of a band, given which visits are ``photometric`` (V,), and with them how far visits scatter about their nights,
+    nights drift and detectors differ (``s``)."""
     u, facts, terms = Unknowns(), _Facts(), _Entries()
     many = len(equations.kind) - equations.few
     zero = u.add("zero_point", len(visits.visit), visit=visits.visit)
@@ -193,12 +210,16 @@ def make(band: str, visits: Visits, equations: Equations, photometric: Mask, spr
         terms.add(own, gradient[axis, at])
     of_visits = len(u.kind)
     slopes = _colours(band, visits, equations, u, facts, s)
-    night, extinction = _nights(visits, zero, photometric, spread, u, facts, s)
+    above, drifts = _nights(visits, zero, photometric, u, facts, s)
     rest = len(u.kind)
-    _flats(equations, u, facts, s)
+    flats = _flats(equations, u, facts, s)
+    steps = above.matrix(len(visits.visit), len(u.kind))
+    level = np.where(np.diff(steps.indptr) > 0, visits.nominal - visits.exposure, np.nan)
+    own = np.flatnonzero(photometric & np.isfinite(level))
+    scatter = {"night": facts.add_rows(steps[own], -level[own], s.night), "drift": drifts, "flat": flats}
     return Model(
         u, terms.matrix(many, rest), slopes.matrix(many, rest), facts.entries.matrix(facts.count, len(u.kind)),
-        np.concatenate(facts.targets), np.concatenate(facts.errors), zero, night, extinction, gradient, of_visits,
+        np.concatenate(facts.targets), np.concatenate(facts.errors), scatter, steps, level, zero, gradient, of_visits,
     )  # fmt: skip
 
 
@@ -208,16 +229,19 @@ def _of_visits(visits: Visits, equations: Equations, kind: str) -> tuple[IntArra
     return own - equations.few, np.searchsorted(visits.visit, equations.visit[own])
 
 
-def _flats(equations: Equations, u: Unknowns, facts: _Facts, s: Settings) -> None:
-    """Flats and their polynomials: unknowns that are terms themselves, in the order of those."""
+def _flats(equations: Equations, u: Unknowns, facts: _Facts, s: Settings) -> IntArray:
+    """Flats and their polynomials: unknowns that are terms themselves, in the order of those. Returns what is known of flats."""
     kinds = equations.kind[: equations.few]
+    scatter = np.zeros(0, np.int64)
     for kind in sorted(set(kinds.tolist())):
         own = np.flatnonzero(kinds == kind)
         number = u.add(kind, len(own), epoch=equations.epoch[own], detector=equations.detector[own])
-        facts.add([(number, 1.0)], 0.0, s.flat if kind == "flat" else s.shape)
+        known = facts.add([(number, 1.0)], 0.0, s.flat if kind == "flat" else s.shape)
         if kind == "flat":
+            scatter = known
             for epoch in np.unique(equations.epoch[own]):
                 facts.add_mean(number[equations.epoch[own] == epoch], s.flat_mean)
+    return scatter
 
 
 def _colours(band: str, visits: Visits, equations: Equations, u: Unknowns, facts: _Facts, s: Settings) -> _Entries:
@@ -244,21 +268,47 @@ def _colours(band: str, visits: Visits, equations: Equations, u: Unknowns, facts
 
 
 def _nights(
-    visits: Visits, zero: IntArray, photometric: Mask, spread: float, u: Unknowns, facts: _Facts, s: Settings
-) -> tuple[IntArray, IntArray]:
-    """Zero point and extinction of nights, by visit (V,): the prior that photometric visits share; -1 for nights without any."""
+    visits: Visits, zero: IntArray, photometric: Mask, u: Unknowns, facts: _Facts, s: Settings
+) -> tuple[_Entries, IntArray]:
+    """Zero point, extinction and drift of the nights that have photometric visits: what makes how far visits lie above them, and
+    what is known of drifts."""
     nights, of_night = np.unique(visits.day_obs, return_inverse=True)
-    clear = photometric & np.isfinite(visits.airmass)
-    used = np.bincount(of_night, clear, len(nights)) > 0
+    known = np.isfinite(visits.airmass)
+    used = np.bincount(of_night, photometric & known, len(nights)) > 0
     night, extinction = np.full(len(nights), -1), np.full(len(nights), -1)
     night[used] = u.add("night", int(used.sum()), day_obs=nights[used])
     extinction[used] = u.add("extinction", int(used.sum()), day_obs=nights[used])
     nominal = np.zeros(len(nights))
     nominal[of_night] = visits.extinction
     facts.add([(extinction[used], 1.0)], nominal[used], s.extinction)
-    own = of_night[clear]
-    facts.add(
-        [(zero[clear], 1.0), (night[own], -1.0), (extinction[own], visits.airmass[clear] - 1.0)],
-        (visits.exposure - visits.nominal)[clear], spread,
-    )  # fmt: skip
-    return night[of_night], extinction[of_night]
+    own, steps = np.flatnonzero(known & used[of_night]), _Entries()
+    steps.add(own, zero[own])
+    steps.add(own, night[of_night[own]], -1.0)
+    steps.add(own, extinction[of_night[own]], visits.airmass[own] - 1.0)
+    own = own[np.isfinite(visits.mjd[own])] if s.drift > 0 else own[:0]
+    begin, end = (own[k] for k in _parts(of_night[own], visits.mjd[own]))
+    hours = 24.0 * (visits.mjd[end] - visits.mjd[begin])
+    drift = u.add("drift", len(begin), day_obs=visits.day_obs[begin], visit=visits.visit[begin])
+    count = np.bincount(of_night[begin], minlength=len(nights))  # of parts, by night
+    each = count[of_night[own]]
+    visit = np.repeat(own, each)
+    part = np.arange(len(visit)) + np.repeat((np.cumsum(count) - count)[of_night[own]] - np.cumsum(each) + each, each)
+    done = np.clip(24.0 * (visits.mjd[visit] - visits.mjd[begin[part]]) / hours[part], 0.0, 1.0)
+    mean = np.bincount(part, done, len(begin)) / np.maximum(np.bincount(part, minlength=len(begin)), 1)
+    steps.add(visit, drift[part], mean[part] - done)
+    return steps, facts.add([(drift, 1.0)], 0.0, s.drift * np.sqrt(hours))
+
+
+def _parts(night: IntArray, mjd: Array) -> tuple[IntArray, IntArray]:
+    """The visits with which parts of nights begin and end (S,), in order, of visits of ``night`` at ``mjd`` (K,)."""
+    order = np.lexsort((mjd, night))
+    night, mjd = night[order], mjd[order]
+    _, first, of_night, count = np.unique(night, return_index=True, return_inverse=True, return_counts=True)
+    last = (first + count - 1)[of_night]
+    past, whole = mjd - mjd[first[of_night]], mjd[last] - mjd[first[of_night]]
+    parts = np.maximum(np.ceil(24.0 * whole / PART), 1.0)
+    number = np.minimum(np.floor(past * parts / np.where(whole > 0, whole, 1.0)), parts - 1.0)
+    begin = np.flatnonzero((np.diff(night, prepend=-1) != 0) | (np.diff(number, prepend=-1.0) != 0))
+    end = np.minimum(np.append(begin[1:], len(night)), last[begin])
+    longer = mjd[end] > mjd[begin]
+    return order[begin[longer]], order[end[longer]]

@@ -26,7 +26,7 @@ Operator = Callable[[Array], Array]
 #: Vectors that are worked on together.
 VECTORS = 16
 #: How well equations with other right sides are solved (relative residual).
-ROUGHLY = 0.01
+ROUGHLY = 0.1
 
 
 class NotSolved(ArithmeticError):
@@ -40,7 +40,7 @@ class Solution:
 
     ``covariance``: of pairs of unknowns (K,), (K,), and ``with_flats`` (K, F) of some with the last F; of large systems with the
     preconditioner's correlations. ``variance``: of sums of unknowns, the rows of a sparse matrix (R, P). ``answer``: what unknowns
-    would be for another right side (P,), of large systems to a hundredth. ``base``: what a large system was solved with."""
+    would be for other right sides (P, K), of large systems to a tenth. ``base``: what a large system was solved with."""
 
     unknowns: Array
     variances: Array
@@ -96,9 +96,10 @@ def solve(
         parts = (sums[first : first + VECTORS].toarray().T for first in range(0, sums.shape[0], VECTORS))
         return np.asarray(ratio * np.concatenate([np.einsum("ik,ik->k", part, base.apply(part)) for part in parts]))
 
-    def answer(other: Array) -> Array:
-        enough = ROUGHLY * float(np.sqrt(other @ base.apply(other)))
-        return conjugate_gradients(system.__matmul__, base.apply, other, enough)[0]
+    def answer(others: Array) -> Array:
+        enough = ROUGHLY * np.sqrt(np.einsum("ik,ik->k", others, base.apply(others)))
+        each = zip(others.T, enough, strict=True)
+        return np.stack([conjugate_gradients(system.__matmul__, base.apply, *one)[0] for one in each], axis=1)
 
     return Solution(start + found, variances, iterations, covariance, with_flats, variance, answer, base)
 
@@ -121,8 +122,8 @@ def _directly(matrix: Array, right: Array, flats: int) -> Solution:
     def with_flats(i: IntArray) -> Array:
         return np.asarray(inverse[i, len(right) - flats :])
 
-    def answer(other: Array) -> Array:
-        return np.asarray(cho_solve(factor, other))
+    def answer(others: Array) -> Array:
+        return np.asarray(cho_solve(factor, others))
 
     return Solution(unknowns, np.diag(inverse).copy(), 0, covariance, with_flats, variance, answer)
 

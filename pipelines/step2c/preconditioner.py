@@ -186,15 +186,16 @@ def _gathered(matrix: csr_array) -> IntArray:
 def _inverse_root(matrix: Array, truly: Callable[[Array], Array]) -> tuple[Array, Array | None]:
     """R with R^T R the inverse of a symmetric matrix (N, N). Where that is not positive definite, ``truly`` says of modes (N, K) of
     small eigenvalues what is put in their place (K, K), and the second is the matrix less what it is then."""
+    raised = None
     try:
-        return np.asarray(solve_triangular(cholesky(matrix, lower=True), np.eye(len(matrix)), lower=True)), None
+        factor = cholesky(matrix, lower=True)
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(matrix)
-        small = values < 1e-6 * values.max(initial=1.0)
-        modes, true = vectors[:, small], truly(vectors[:, small])
-        own = solve_triangular(cholesky(0.5 * (true + true.T), lower=True), modes.T, lower=True)
-        root = np.concatenate([(vectors[:, ~small] / np.sqrt(values[~small])).T, own])
-        return root, np.asarray(modes @ (np.diag(values[small]) - true) @ modes.T)
+        small = 1e-6 * max(float(np.linalg.norm(matrix, 1)), 1.0)
+        values, modes = eigh(matrix, subset_by_value=(-np.inf, small))
+        raised = modes @ (np.diag(values) - truly(modes)) @ modes.T
+        raised = 0.5 * (raised + raised.T)
+        factor = cholesky(matrix - raised, lower=True)
+    return np.asarray(solve_triangular(factor, np.eye(len(matrix)), lower=True)), raised
 
 
 def _roots(matrix: csr_array, group: IntArray) -> csr_array:

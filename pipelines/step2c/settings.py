@@ -24,9 +24,9 @@ class Settings:
     Colour: of the bands ``colour_bands``, relative to ``reference_colour`` (default: the instrument's, else 0.6), limited to
     ``colour_reach`` about it; taken from stars with mean magnitudes good to ``colour_error``. The natural system is that of
     ``airmass``. ``water_bands`` get a second colour term of each night. ``reference_radius``: arcsec; default 1.5 pixels.
-    Priors: ``gauge`` on preliminary zero points, ``unmeasured`` on nominal ones, ``night`` the first guess of the scatter of
-    photometric visits about their night, ``extinction``, ``flat``, ``flat_mean``, ``shape`` (of a polynomial), ``gradient``
-    (mag per degree), ``colour``, ``water``, ``reference_colour_term``.
+    Priors: ``gauge`` on preliminary zero points, ``unmeasured`` on nominal ones, ``extinction``, ``flat_mean``, ``shape`` (of a
+    polynomial), ``gradient`` (mag per degree), ``colour``, ``water``, ``reference_colour_term``. First guesses of what the survey
+    tells itself: ``night``, the scatter of photometric visits about their night; ``drift`` of a night in an hour; ``flat``.
     ``direct``: the largest number of unknowns of a band that is solved with the whole inverse; more are solved by conjugate
     gradients to ``tolerance``; their errors are those of the preconditioner, mended by ``probes`` random vectors.
     """
@@ -61,6 +61,7 @@ class Settings:
     gauge: float = 0.5
     unmeasured: float = 3.0
     night: float = 0.01
+    drift: float = 0.003
     extinction: float = 0.05
     flat: float = 0.05
     flat_mean: float = 0.00002

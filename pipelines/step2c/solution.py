@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array, diags_array
 
 from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
@@ -33,10 +33,13 @@ INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_
 PRODUCTS = ("calib_visit", "calib_night", "calib_flat", "calib_component", "calib_error")
 #: Rounds of solving and judging visits at most; and how many visits may still change when it is settled.
 ROUNDS, SETTLED = 4, 0.001
-#: Random signs that tell traces, at least.
-SIGNS = 2000
+#: What a survey tells of how far visits scatter about their nights, nights drift in an hour and detectors differ: at least, at most
+#: (mag), and how well it is known when it is settled.
+SCATTERS = {"night": (0.003, 0.05, 0.02), "drift": (0.0003, 0.05, 0.1), "flat": (0.001, 0.1, 0.1)}
+#: Random signs that tell traces, at least; and how many independent numbers tell of a scatter, at least.
+SIGNS, TOLD = 1000, 3.0
 #: How well large systems are solved to judge visits by (relative residual).
-JUDGING = 1e-5
+JUDGING = 1e-6
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
@@ -51,8 +54,8 @@ def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
 
 @dataclass(frozen=True)
 class Solved:
-    """A band's solution: values and errors of the unknowns, the judgement of its visits (V,), and how far flats were taken to
-    scatter (mag)."""
+    """A band's solution: values and errors of the unknowns, the judgement of its visits (V,), and how far things were taken to
+    scatter (mag): ``night``, ``drift``, ``flat``."""
 
     visits: Visits
     equations: Equations
@@ -62,7 +65,7 @@ class Solved:
     photometric: Mask
     level: Array
     component: components.Components
-    flat: float
+    scatter: dict[str, float]
 
 
 def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, threads: int = 1) -> dict[str, pa.Table]:
@@ -90,7 +93,7 @@ def solve(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settings, th
         solved = solve_band(band, visits, equations, field, settings)
         seen = errors.Detectors(rows["visit"].to_numpy(), rows["detector"].to_numpy(), camera.focal_plane)
         made = errors.of_band(
-            seen, visits, solved.component.visit, equations, solved.model, solved.system, solved.solution, solved.flat,
+            seen, visits, solved.component.visit, equations, solved.model, solved.system, solved.solution, solved.scatter["flat"],
             settings.cloud_structure,
         )  # fmt: skip
         for name, value in (("instrument", instrument), ("band", band)):
@@ -128,12 +131,13 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
     suspect[np.searchsorted(visits.visit, equations.visit[own])] = True
     seen = visits.stars > 0
     photometric = seen & ~suspect & ~(visits.excess > s.cloud_scatter)
-    spread, flat = s.night, s.flat
+    scatter = {name: float(getattr(s, name)) for name in SCATTERS}
     known: dict[Any, float] = {}
     number = 0
     while True:
         number += 1
-        built = model.make(band, visits, equations, photometric, spread, replace(s, flat=flat))
+        told = replace(s, night=scatter["night"], drift=scatter["drift"], flat=scatter["flat"])
+        built = model.make(band, visits, equations, photometric, told)
         system, right = built.normal(equations)
         group = np.asarray(built.unknowns.visit[: built.of_visits])
         start = np.array([known.get(name, 0.0) for name in built.unknowns.names()])
@@ -141,20 +145,22 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
         solution = normal.solve(system, right, group, s.direct, max(s.tolerance, JUDGING), 0, start, asked)
         level = _level(visits, solution.unknowns[built.zero])
         tilt = _tilt(built, solution.unknowns, solution.variances, field)
-        step = _step(visits, built, solution.unknowns)
-        low = _low(visits, step, photometric, s.cloud_step)
+        step = built.steps @ solution.unknowns + built.level
+        low = _low(visits, step, scatter["drift"], photometric, s.cloud_step)
         clear = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
-        now = _spread(visits, built, solution, step, photometric, spread), _flat(built, solution, flat)
+        now = _scatters(built, solution, scatter)
         changed = np.count_nonzero(clear != photometric)
-        settled = changed <= SETTLED * len(seen) and abs(now[0] - spread) <= 0.01 * spread and abs(now[1] - flat) <= 0.1 * flat
+        settled = changed <= SETTLED * len(seen) and all(
+            abs(now[name] - scatter[name]) <= within * max(now[name], least) for name, (least, _, within) in SCATTERS.items()
+        )
         if settled or number == ROUNDS:
             if solution.base is not None:
                 solution = normal.solve(
                     system, right, group, s.direct, s.tolerance, s.probes, solution.unknowns, base=solution.base
                 )
                 level = _level(visits, solution.unknowns[built.zero])
-            return Solved(visits, equations, built, system, solution, photometric, level, component, flat)
-        photometric, (spread, flat) = clear, now
+            return Solved(visits, equations, built, system, solution, photometric, level, component, scatter)
+        photometric, scatter = clear, now
         known = dict(zip(built.unknowns.names(), solution.unknowns.tolist(), strict=True))
         del system, solution  # of a large band gigabytes, which the next round needs
 
@@ -177,56 +183,64 @@ def _tilt(built: Model, unknowns: Array, variance: Array, field: Array) -> Array
     return np.where(square > 9.0 * (np.diag(cover) @ noise), np.sqrt(np.maximum(square, 0.0)), 0.0)
 
 
-def _step(visits: Visits, built: Model, unknowns: Array) -> Array:
-    """How far each visit (V,) lies above the zero point and extinction of its night (mag); NaN where the night has none."""
-    known = np.isfinite(visits.airmass) & (built.night >= 0)
-    night = unknowns[built.night] - unknowns[built.extinction] * (visits.airmass - 1.0)
-    return np.where(known, unknowns[built.zero] + visits.nominal - visits.exposure - night, np.nan)
-
-
-def _low(visits: Visits, step: Array, photometric: Mask, least: float) -> Mask:
-    """Visits that lie below their night, by 4 times what is usual and ``least`` (mag), where four others tell of the night."""
+def _low(visits: Visits, step: Array, drift: float, photometric: Mask, least: float) -> Mask:
+    """Visits that lie below their night, by 4 times what is usual and what the night may have drifted since (or until) it was seen
+    to be clear, and by ``least`` (mag), where four others tell of the night."""
     known = photometric & np.isfinite(step)
     nights, of_night = np.unique(visits.day_obs, return_inverse=True)
     others = np.bincount(of_night, known, len(nights))[of_night] - known
     usual = float(np.median(np.abs(step[known]))) if known.any() else 0.0
-    return np.asarray((others >= 4) & (np.nan_to_num(step) < -max(least, 4.0 * 1.4826 * usual)))
+    below = np.maximum(least, 4.0 * np.hypot(1.4826 * usual, drift * np.sqrt(_apart(visits.mjd, known))))
+    return np.asarray((others >= 4) & (np.nan_to_num(step) < -below))
 
 
-def _spread(visits: Visits, built: Model, solution: normal.Solution, step: Array, photometric: Mask, before: float) -> float:
-    """How far photometric visits scatter about their nights, between 3 and 50 mmag.
+def _apart(mjd: Array, known: Mask) -> Array:
+    """How long a walk has been on its own at ``mjd`` (V,), hours, between the last before and the first after that are ``known``:
+    1 / (1 / since + 1 / until); 0 where there is no telling."""
+    order = np.argsort(mjd, kind="stable")
+    hours, there = 24.0 * mjd[order], (known & np.isfinite(mjd))[order]
+    last = np.maximum.accumulate(np.append(-np.inf, np.where(there, hours, -np.inf)))[:-1]
+    first = np.minimum.accumulate(np.append(np.inf, np.where(there, hours, np.inf)[::-1]))[-2::-1]
+    rate = sum(1.0 / np.maximum(one, 1e-6) for one in (hours - last, first - hours))
+    apart = np.empty(len(mjd))
+    apart[order] = np.divide(1.0, rate, out=np.zeros(len(mjd)), where=rate > 0)
+    return apart
 
-    Few stars leave a visit near its night. Where s^2 is assumed, steps have the covariance s^2 P, s^2 (1 - P) being that of their
-    errors, and (true - assumed) P^2 more. So one step of Fisher's scoring of the restricted likelihood (Patterson & Thompson 1971)
-    ends at s^2 + (sum step^2 - s^2 tr P) / tr P^2. Random signs z tell both traces: z^T P z and |P z|^2 (Hutchinson 1990).
+
+def _scatters(built: Model, solution: normal.Solution, before: dict[str, float]) -> dict[str, float]:
+    """How far photometric visits scatter about their nights, nights drift in an hour and detectors differ (mag).
+
+    Few stars leave a visit near its night, a flat near zero. Where the variances s_k^2 are assumed, what the solution leaves of the
+    facts of kind k, in units of s_k, has the covariance P_kk, P being what is left of the unit matrix. One step of Fisher's scoring
+    of the restricted likelihood (Patterson & Thompson 1971) changes s_k^2 by the parts t of it,
+    sum_l |P_kl|^2 t_l = |left_k|^2 - tr P_kk. Random signs z tell these: z^T P_kk z and |P_kl z|^2 (Hutchinson 1990).
     """
-    own = np.flatnonzero(photometric & np.isfinite(step))
-    if not len(own):
-        return before
-    number = np.arange(len(own))
-    rows = csr_array(
-        coo_array(
-            (
-                np.concatenate([np.ones(len(own)), -np.ones(len(own)), visits.airmass[own] - 1.0]),
-                (np.tile(number, 3), np.concatenate([built.zero[own], built.night[own], built.extinction[own]])),
-            ),
-            shape=(len(own), len(solution.unknowns)),
-        )
-    )
-    signs = np.random.default_rng(20261129).choice([-1.0, 1.0], (-(-SIGNS // len(own)), len(own)))
-    left = np.stack([z - rows @ solution.answer(rows.T @ z) / before**2 for z in signs])
-    trace, square = (float(np.sum(one * left)) / len(signs) for one in (signs, left))
-    if square < 3.0:
-        return before
-    return float(np.sqrt(np.clip(before**2 + (np.sum(step[own] ** 2) - before**2 * trace) / square, 0.003**2, 0.05**2)))
-
-
-def _flat(built: Model, solution: normal.Solution, before: float) -> float:
-    """How far detectors differ in an epoch (mag), up to twice what was assumed before: one step of expectation and maximisation."""
-    own = np.asarray(built.unknowns.kind) == "flat"
-    if own.sum() < 10:
-        return before
-    return float(np.clip(np.sqrt(np.mean(solution.unknowns[own] ** 2 + solution.variances[own])), 0.001, 2.0 * before))
+    chance = np.random.default_rng(20261129)
+    rows = {}
+    for name, own in built.scatter.items():
+        if len(own):
+            rows[name] = csr_array(diags_array(1.0 / built.error[own]) @ built.facts[own])
+    names = list(rows)
+    square, score = np.zeros((len(names), len(names))), np.zeros(len(names))
+    for k, name in enumerate(names):
+        own = built.scatter[name]
+        left = rows[name] @ solution.unknowns - built.target[own] / built.error[own]
+        signs = chance.choice([-1.0, 1.0], (len(own), -(-SIGNS // len(own))))
+        made = solution.answer(rows[name].T @ signs)
+        score[k] = left @ left
+        for m, other in enumerate(names):
+            through = rows[other] @ made
+            if other == name:
+                through = signs - through
+                score[k] -= float(np.sum(signs * through)) / signs.shape[1]
+            square[m, k] = float(np.sum(through**2)) / signs.shape[1]
+    told = np.flatnonzero(np.diag(square) >= TOLD)
+    part = np.linalg.solve(0.5 * (square + square.T)[np.ix_(told, told)], score[told])
+    now = dict(before)
+    for k, change in zip(told.tolist(), part, strict=True):
+        least, most, _ = SCATTERS[names[k]]
+        now[names[k]] = float(np.clip(before[names[k]] * np.sqrt(max(1.0 + change, 0.0)), least, most))
+    return now
 
 
 def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
