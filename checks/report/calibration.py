@@ -61,7 +61,7 @@ def _thinned(places: Sequence[int], length: int, room: int = 12) -> list[int]:
 
 
 def nights(subject: Subject) -> str:
-    """Extinction and colour terms of each night with their errors; hollow where the data did not determine them."""
+    """Extinction, drift and colour terms of each night with their errors; hollow where the data did not determine them."""
     rows = ask(subject, "nights")
     if not rows:
         return EMPTY
@@ -69,6 +69,7 @@ def nights(subject: Subject) -> str:
         (name, error, title)
         for name, error, title in (
             ("extinction", "extinction_error", "extinction (mag per airmass)"),
+            ("drift", "drift_error", "drift in the night (mag)"),
             ("colour_term", "colour_error", "colour term (mag per airmass and mag of g - r)"),
             ("water_term", "water_error", "water vapour (mag per mag of colour)"),
         )

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import coo_array, csr_array, diags_array
 
 from pipelines.step2c.settings import Settings
 from pipelines.step2c.system import System
@@ -285,18 +285,30 @@ def _nights(
     steps.add(own, zero[own])
     steps.add(own, night[of_night[own]], -1.0)
     steps.add(own, extinction[of_night[own]], visits.airmass[own] - 1.0)
-    own = own[np.isfinite(visits.mjd[own])] if s.drift > 0 else own[:0]
+    timed = own[np.isfinite(visits.mjd[own])] if s.drift > 0 else own[:0]
+    return steps, _drifts(visits, timed, of_night, u, facts, steps, s)
+
+
+def _drifts(
+    visits: Visits, own: IntArray, of_night: IntArray, u: Unknowns, facts: _Facts, steps: _Entries, s: Settings
+) -> IntArray:
+    """The drift of each part of a night, as far as it is done at each of the visits ``own``, less its mean over the night's."""
     begin, end = (own[k] for k in _parts(of_night[own], visits.mjd[own]))
     hours = 24.0 * (visits.mjd[end] - visits.mjd[begin])
     drift = u.add("drift", len(begin), day_obs=visits.day_obs[begin], visit=visits.visit[begin])
-    count = np.bincount(of_night[begin], minlength=len(nights))  # of parts, by night
-    each = count[of_night[own]]
-    visit = np.repeat(own, each)
-    part = np.arange(len(visit)) + np.repeat((np.cumsum(count) - count)[of_night[own]] - np.cumsum(each) + each, each)
-    done = np.clip(24.0 * (visits.mjd[visit] - visits.mjd[begin[part]]) / hours[part], 0.0, 1.0)
+    one, part = same(of_night[own], of_night[begin])
+    done = np.clip(24.0 * (visits.mjd[own[one]] - visits.mjd[begin[part]]) / hours[part], 0.0, 1.0)
     mean = np.bincount(part, done, len(begin)) / np.maximum(np.bincount(part, minlength=len(begin)), 1)
-    steps.add(visit, drift[part], mean[part] - done)
-    return steps, facts.add([(drift, 1.0)], 0.0, s.drift * np.sqrt(hours))
+    steps.add(own[one], drift[part], mean[part] - done)
+    return facts.add([(drift, 1.0)], 0.0, s.drift * np.sqrt(hours))
+
+
+def same(a: IntArray, b: IntArray) -> tuple[IntArray, IntArray]:
+    """Pairs (N,), (N,) of places in two arrays of numbers >= 0 (K,), (M,) whose numbers are the same."""
+    size = int(max(a.max(initial=-1), b.max(initial=-1))) + 1
+    one, other = (csr_array((np.ones(len(k)), (np.arange(len(k)), k)), shape=(len(k), size)) for k in (a, b))
+    first, second = coo_array(one @ other.T).coords
+    return np.asarray(first, np.int64), np.asarray(second, np.int64)
 
 
 def _parts(night: IntArray, mjd: Array) -> tuple[IntArray, IntArray]:

@@ -61,7 +61,7 @@ class Settings:
     gauge: float = 0.5
     unmeasured: float = 3.0
     night: float = 0.01
-    drift: float = 0.003
+    drift: float = 0.01
     extinction: float = 0.05
     flat: float = 0.05
     flat_mean: float = 0.00002

@@ -213,7 +213,8 @@ def _scatters(built: Model, solution: normal.Solution, before: dict[str, float])
     Few stars leave a visit near its night, a flat near zero. Where the variances s_k^2 are assumed, what the solution leaves of the
     facts of kind k, in units of s_k, has the covariance P_kk, P being what is left of the unit matrix. One step of Fisher's scoring
     of the restricted likelihood (Patterson & Thompson 1971) changes s_k^2 by the parts t of it,
-    sum_l |P_kl|^2 t_l = |left_k|^2 - tr P_kk. Random signs z tell these: z^T P_kk z and |P_kl z|^2 (Hutchinson 1990).
+    sum_l |P_kl|^2 t_l = |left_k|^2 - tr P_kk. Random signs z tell these: z^T P_kk z and |P_kl z|^2 (Hutchinson 1990). No step is
+    longer than to a fifth: near nothing the data say nothing more.
     """
     chance = np.random.default_rng(20261129)
     rows = {}
@@ -239,7 +240,7 @@ def _scatters(built: Model, solution: normal.Solution, before: dict[str, float])
     now = dict(before)
     for k, change in zip(told.tolist(), part, strict=True):
         least, most, _ = SCATTERS[names[k]]
-        now[names[k]] = float(np.clip(before[names[k]] * np.sqrt(max(1.0 + change, 0.0)), least, most))
+        now[names[k]] = float(np.clip(before[names[k]] * np.sqrt(max(1.0 + change, 0.04)), least, most))
     return now
 
 
@@ -274,4 +275,16 @@ def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:
         "solved_unknown": of_unknown,
         "term_stars": stars,
         "solved_component": components.columns(solved.component, v),
+        "solved_drift": _drifts(m, solution),
     }  # fmt: skip
+
+
+def _drifts(m: Model, solution: normal.Solution) -> dict[str, Array]:
+    """By how much the zero points of nights are larger at their end than at their begin, sums over their parts, as columns with
+    errors and what was assumed of them."""
+    own = np.flatnonzero(np.asarray(m.unknowns.kind) == "drift")
+    nights, of_night = np.unique(np.asarray(m.unknowns.day_obs, np.int64)[own], return_inverse=True)
+    one, other = model.same(of_night, of_night)
+    variance = np.bincount(of_night[one], solution.covariance(own[one], own[other]), len(nights))
+    value, prior = (np.bincount(of_night, part, len(nights)) for part in (solution.unknowns[own], m.error[m.scatter["drift"]] ** 2))
+    return {"day_obs": nights, "value": value, "error": np.sqrt(variance), "prior": np.sqrt(prior)}

@@ -25,7 +25,7 @@ NAMES = (
     "isolated_star", "isolated_star_association",
 )  # fmt: skip
 NIGHT = {"band": "g", "instrument": "T", "extinction": 0.2, "extinctionErr": 0.01, "fitted": True, "zeroPoint": 27.0} | {
-    f"{name}Prior": prior for name, prior in (("extinction", 0.05), ("colour_term", 0.02), ("water_term", 0.01))
+    f"{name}Prior": prior for name, prior in (("extinction", 0.05), ("drift", 0.01), ("colour_term", 0.02), ("water_term", 0.01))
 }
 DETECTORS = [{"instrument": "T", "detector": d, "width": 100, "height": 100, "x_centre": 0.5 * d, "y_centre": 0.0} for d in (0, 1)]
 TRACT = {

@@ -43,9 +43,11 @@ def make(
     stars: int = 6000, visits: int = 30, nights: int = 5, cloudy_nights: tuple[int, ...] = (2,), bands: str = "gri",
     seed: int = 3, references: bool = True, field: float = 1.6, flat: float = 0.01, second_order: float = 0.02,
     islands: int = 1, reference_error: float = 0.02, centre: tuple[float, float] = (359.8, 0.7), variables: int = 0,
+    drift: float = 0.0,
 ) -> Survey:  # fmt: skip
     """``visits`` per band over ``nights``; stars in a square of half-width ``field`` deg (one square per island, nights shared
-    out among islands); ``second_order`` extinction per airmass and magnitude of colour in g, a third of it in r."""
+    out among islands); ``second_order`` extinction per airmass and magnitude of colour in g, a third of it in r; with a ``drift``
+    visits of a band come every half hour, and zero points rise (on every other night fall) by so much an hour."""
     rng = np.random.default_rng(seed)
     island = np.arange(stars) % islands
     ra = centre[0] + rng.uniform(-field, field, stars) + 30.0 * island
@@ -74,6 +76,8 @@ def make(
         pointing = centre[0] + 30.0 * here + rng.uniform(-0.8, 0.8), centre[1] + rng.uniform(-0.8, 0.8)
         clear = CAMERA.filter_of_band(band).zero_point + 2.5 * np.log10(30.0) - extinction[band, night] * airmass
         clear += night_zero[band, night] + rng.normal(0, 0.003)
+        hours = 0.5 * (k // len(bands) - -(-night * visits // nights)) if drift else 0.0
+        clear += drift * (-1) ** night * hours
         cloud, slope = 0.0, np.zeros(2)
         if night in cloudy_nights:
             cloudy.add(visit)
@@ -108,7 +112,7 @@ def make(
             )  # fmt: skip
             summaries.append(
                 {
-                    **common, "detector": d.detector, "day_obs": 20260101 + night, "mjd_mid": 61041.0 + night,
+                    **common, "detector": d.detector, "day_obs": 20260101 + night, "mjd_mid": 61041.0 + night + hours / 24.0,
                     "exposure_time": 30.0, "airmass": airmass, "absolute": references,
                     "zeroPoint": truth[visit, d.detector] + rng.normal(0, 0.03),
                     "wcs": CAMERA.nominal_wcs(*pointing, 0.0, d.detector).to_json(), "ra": pointing[0] % 360,

@@ -336,3 +336,29 @@ def test_nights_say_what_was_assumed_of_them(small: Survey) -> None:
     nights = calibrate(small, extinction=0.03, colour=0.04)["calib_night"].to_pylist()
     assert {row["extinctionPrior"] for row in nights} == {0.03} and {row["colour_termPrior"] for row in nights} == {0.04}
     assert {row["water_termPrior"] for row in nights} == {None}
+
+
+def test_nights_that_drift() -> None:
+    survey = make(stars=100, visits=60, nights=6, cloudy_nights=(), bands="r", drift=0.01)
+    made = calibrate(survey)
+    for night, row in enumerate(made["calib_night"].to_pylist()):
+        assert abs(row["drift"] - 0.045 * (-1) ** night) < 4 * row["driftErr"] < 0.04
+        assert row["driftErr"] < 0.5 * row["driftPrior"]
+    even = calibrate(survey, drift=0)
+    assert even["calib_night"]["drift"].null_count == 6
+    off, without = (errors(survey, products["photo_calib"], "r")[0] for products in (made, even))
+    assert np.std(off) < np.std(without)
+    summaries = survey.tables["preliminary_visit_summary"]
+    timeless = calibrate(changed(survey, preliminary_visit_summary=replaced(summaries, "mjd_mid", [None] * summaries.num_rows)))
+    assert timeless["calib_night"]["drift"].null_count == 6
+    assert timeless["photo_calib"]["zeroPoint"].to_pylist() == even["photo_calib"]["zeroPoint"].to_pylist()
+
+
+def test_one_visit_below_its_night_is_not_its_drift() -> None:
+    survey = make(stars=2500, visits=30, nights=3, cloudy_nights=(), bands="r", drift=0.002)
+    visits = sorted({visit for visit, _ in survey.truth})
+    low = visits[4]
+    rows = survey.tables["isolated_star_association"]
+    dimmed = pc.multiply(rows["instFlux"], pc.if_else(pc.equal(rows["visit"], low), 0.96, 1.0))
+    calib = calibrate(changed(survey, isolated_star_association=replaced(rows, "instFlux", dimmed)))["calib_visit"].to_pylist()
+    assert [row["visit"] for row in calib if not row["photometric"]] == [low]
