@@ -15,6 +15,7 @@ tell them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,8 @@ from scipy.optimize import nnls
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+#: How well the variance of noise is known (part); and how often squares are weighted anew.
+UNSURE, REWEIGHTED = 0.05, 4
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def numbers(rows: pa.Table, *names: str) -> IntArray:
     return np.asarray((np.cumsum(np.bincount(number) > 0) - 1)[number])
 
 
-def total(group: IntArray, value: Array) -> Array:
+def total(group: IntArray, value: NDArray[Any]) -> Array:
     """The sum over the group of each element (B,)."""
     return np.asarray(np.bincount(group, value)[group])
 
@@ -115,12 +118,13 @@ def find(d: Detectors, known: float) -> Deviations:
         left * (own * mine + theirs * share - square * (mine + seen) + total(d.flat, square * (mine + seen)))
         for mine, share, seen in ((~d.dark + 0.0, d.clear, d.clear), (d.dark + 0.0, d.clouded, d.clouded * thin))
     )
-    use = np.where(d.seen & (total(d.visit, d.seen.astype(float)) > 2), d.weight * own * left, 0.0)
-    clear, dark = _by_kind(d, use, of_clear, of_dark, found - noise, known)
+    enough = d.seen & (total(d.visit, d.seen.astype(float)) > 2)
+    clear, dark, more = _by_kind(d, enough, [of_clear, of_dark, noise], found, known)
     usual = np.where(d.dark, dark, clear)
-    expected = noise + of_clear * clear + of_dark * dark
-    s = np.maximum(usual + _by_visit(d, use, own * left, found - expected, expected), known**2)
-    unseen = np.where(d.seen, d.noise, 1e9)
+    expected = noise * (1.0 + more) + of_clear * clear + of_dark * dark
+    use = np.where(enough, d.weight * own * left, 0.0)
+    s = np.maximum(_by_visit(d, use, own * left, usual, found - expected, expected, noise), known**2)
+    unseen = np.where(d.seen, d.noise * (1.0 + more), 1e9)
     return Deviations(s, unseen + d.clear * clear + d.clouded * dark, unseen + d.clear * clear + d.clouded * thin * dark)
 
 
@@ -130,34 +134,48 @@ def _of_clouds(d: Detectors) -> Array:
     return total(d.band, weight * (d.fitted / np.maximum(d.weight, 1e-30)) ** 2) / np.maximum(total(d.band, weight), 1e-30)
 
 
-def _by_kind(d: Detectors, use: Array, of_clear: Array, of_dark: Array, found: Array, known: float) -> tuple[Array, Array]:
-    """Variances of clear and of cloudy visits in the band of each detector (B,), (B,): those that make the means of ``found`` of
-    both, weighted by ``use``."""
+def _by_kind(d: Detectors, use: Mask, of: list[Array], found: Array, known: float) -> tuple[Array, Array, Array]:
+    """Variances of clear and of cloudy visits in the band of each detector (B,), (B,), and by which part its noise is more than
+    stated: those that ``found`` makes most likely, as squares of normal deviates (``of``: by what factors each counts, ``use``
+    where). A part of the noise is told from what all detectors share by its being smaller where stars are many."""
     count = int(d.band.max(initial=-1)) + 1
-    kind = 2 * d.band + d.dark
-    sums = [np.bincount(kind, use * value, 2 * count).reshape(count, 2) for value in (of_clear, of_dark, found)]
-    result = np.zeros((count, 2))
-    for band in range(count):
-        matrix, right = np.stack([sums[0][band], sums[1][band]], axis=1), sums[2][band].copy()
-        for k in np.flatnonzero(np.diag(matrix) <= 0):
-            matrix[k], right[k] = np.eye(2)[k], 0.0
-        size = np.diag(matrix).copy()
-        result[band] = nnls(matrix / size[:, None], right / size)[0]
-    result = np.maximum(result, known**2)
-    return result[d.band, 0], result[d.band, 1]
+    result = np.zeros((count, 3))
+    for _ in range(REWEIGHTED):
+        expected = sum(factor * value for factor, value in zip(of, result[d.band].T, strict=True)) + of[2]
+        weight = np.where(use, 0.5 / np.maximum(expected, 1e-30) ** 2, 0.0)
+        matrix = np.array([[np.bincount(d.band, weight * a * b, count) for a in of] for b in of])
+        right = np.array([np.bincount(d.band, weight * a * (found - of[2]), count) for a in of])
+        for band in range(count):
+            m, r = matrix[:, :, band].copy(), right[:, band]
+            m[2, 2] += UNSURE**-2
+            size = np.sqrt(np.where(np.diag(m) > 0, np.diag(m), 1.0))
+            m = m / np.outer(size, size) + 1e-9 * np.eye(3)
+            root = np.linalg.cholesky(m)
+            result[band] = nnls(root.T, np.linalg.solve(root, r / size))[0] / size
+    clear, dark, more = result[d.band].T
+    return np.maximum(clear, known**2), np.maximum(dark, known**2), more
 
 
-def _by_visit(d: Detectors, use: Array, factor: Array, beyond: Array, expected: Array) -> Array:
-    """How far the variance of each visit lies from that of its kind (B,), as far as they differ by more than chance."""
+def _by_visit(
+    d: Detectors, use: Array, factor: Array, usual: Array, beyond: Array, expected: Array, noise: Array
+) -> Array:  # fmt: skip
+    """The variance of each visit (B,): that ``usual`` for its kind and what it differs by, as far as visits differ by more than
+    chance and what is not known of their noise. Their mean stays what is usual: they differ about nothing by nothing."""
     count = int(d.visit.max(initial=-1)) + 1
-    many, n, top, chance = (
-        np.bincount(d.visit, value, count) for value in (use * factor, d.seen, use * beyond, 2.0 * (use * expected) ** 2)
+    many, top, chance, unsure = (
+        np.bincount(d.visit, value, count) for value in (use * factor, use * beyond, 2.0 * (use * expected) ** 2, use * noise)
     )
     ok = many > 0
     off = np.divide(top, many, out=np.zeros(count), where=ok)
-    chance = np.divide(chance, many**2, out=np.zeros(count), where=ok)
-    kind = np.zeros(count, np.int64)
-    kind[d.visit] = 2 * d.band + d.dark
-    weight = np.where(ok, n, 0.0)
-    differ = np.maximum(np.bincount(kind, weight * (off**2 - chance)) / np.maximum(np.bincount(kind, weight), 1e-30), 0.0)[kind]
-    return np.asarray((off * differ / np.maximum(differ + chance, 1e-30))[d.visit])
+    kind = 2 * d.band + d.dark
+    # squares of what is no normal deviate (stars that vary) differ by more: as those within visits do
+    own = np.maximum(factor * off[d.visit], -0.5 * expected)
+    within, normal = total(kind, (use * (beyond - own)) ** 2), 2.0 * total(kind, (use * (expected + own)) ** 2)
+    more = np.zeros(count)
+    more[d.visit] = np.maximum(np.divide(within, normal, out=np.ones_like(within), where=normal > 0), 1.0)
+    chance = np.divide(more * chance + (UNSURE * unsure) ** 2, many**2, out=np.zeros(count), where=ok)
+    there = d.seen & ok[d.visit]
+    spread = total(kind, there * (off**2 - chance)[d.visit]) / np.maximum(total(kind, there + 0.0), 1e-30)
+    differ = np.maximum(spread, 0.0)
+    s = np.maximum(usual + off[d.visit] * differ / np.maximum(differ + chance[d.visit], 1e-30), 0.0)
+    return np.asarray(s * np.minimum(total(kind, d.seen * usual) / np.maximum(total(kind, d.seen * s), 1e-30), 1.0))

@@ -21,28 +21,32 @@ from pipelines.step2c.camera import Camera
 from pipelines.step2c.settings import Settings
 
 
-def _blocks(rng: np.random.Generator, visits: int, epoch: int, dark: bool, scatter: float, noise: float) -> tuple[pa.Table, Any]:
+def _blocks(
+    rng: np.random.Generator, visits: int, epoch: int, dark: bool, scatter: float, noise: Any, stated: float = 1.0
+) -> tuple[pa.Table, Any]:
     """Zero points and flats of 25 detectors fitted to their residuals, which know nothing of ``scatter``; every second visit of an
-    epoch is under clouds where ``dark``, and then only those scatter. Rows of level two, and offsets from the truth."""
+    epoch is under clouds where ``dark``, and then only those scatter. ``noise`` of all, or of each; ``stated``: the part of its
+    variance that is. Rows of level two, and offsets from the truth."""
     detectors = 25
     visit, detector = (part.ravel() for part in np.meshgrid(np.arange(visits), np.arange(detectors), indexing="ij"))
     cloudy = (visit % 2 == 1) & dark
     off = rng.normal(0, 1, len(visit)) * np.where(cloudy | (not dark), scatter, 0.0)
+    weight = np.broadcast_to(1.0 / (stated * np.square(noise)), len(visit))
     seen = off + rng.normal(0, noise, len(visit))  # true zero points and flats are zero
     row = np.arange(len(visit))
     flat = visits + visit // epoch * detectors + detector
     design = np.zeros((len(visit), flat.max() + 1))
     design[row, visit] = design[row, flat] = 1.0
     prior = np.where(np.arange(design.shape[1]) < visits, 0.0, 0.01**-2)
-    inverse = np.linalg.inv(design.T @ design / noise**2 + np.diag(prior))
-    level_one = design @ (inverse @ (design.T @ seen)) / noise**2
-    of_flat = np.bincount(flat)[flat]
+    inverse = np.linalg.inv(design.T @ (weight[:, None] * design) + np.diag(prior))
+    level_one = design @ (inverse @ (design.T @ (weight * seen)))
+    of_visit, of_flat = np.bincount(visit, weight)[visit], np.bincount(flat, weight)[flat]
     return pa.table({
         "visit": visit, "detector": detector, "band": ["r"] * len(visit), "epoch": (visit // epoch).astype(str),
-        "photometric": ~cloudy, "weight": np.full(len(visit), noise**-2), "ownWeight": np.full(len(visit), noise**-2),
+        "photometric": ~cloudy, "weight": weight, "ownWeight": weight,
         "g": level_one - seen, "others": np.zeros(len(visit)), "clouded": np.zeros(len(visit)),
-        "variance": np.einsum("ij,jk,ik->i", design, inverse, design), "ofVisit": np.full(len(visit), noise**2 / detectors),
-        "ofFlat": 1.0 / (of_flat / noise**2 + 0.01**-2), "common": np.zeros(len(visit)), "structure": np.zeros(len(visit)),
+        "variance": np.einsum("ij,jk,ik->i", design, inverse, design), "ofVisit": 1.0 / of_visit,
+        "ofFlat": 1.0 / (of_flat + 0.01**-2), "common": np.zeros(len(visit)), "structure": np.zeros(len(visit)),
     }), level_one - off  # fmt: skip
 
 
@@ -66,6 +70,19 @@ def test_deviations_of_which_no_weight_knew(epoch: int, dark: bool, scatter: flo
         if sum(map(len, values)):
             assert 0.93 < np.sqrt(np.mean(np.concatenate(values) ** 2)) < 1.07
     assert np.mean(better) < 1.01
+
+
+def test_noise_that_is_not_stated_right_is_no_deviation() -> None:
+    """Errors of stars that are a little too small make no deviation of detectors that have few stars: these keep what their visit
+    says, whose error is right."""
+    rng = np.random.default_rng(8)
+    pulls = []
+    for stated in (0.97, 0.99, 1.03):
+        rows, level_one = _blocks(rng, 120, 40, False, 0.0, rng.uniform(0.002, 0.006, 3000), stated)
+        part, variance = zero_points.level_two(rows, 0.0)
+        assert np.mean(part) < 0.005
+        pulls.append((level_one - part * rows["g"].to_numpy()) / np.sqrt(variance))
+    assert 0.9 < np.sqrt(np.mean(np.square(pulls))) < 1.1
 
 
 def test_rounding_below_zero_is_no_weight() -> None:
