@@ -138,20 +138,18 @@ def _by_kind(d: Detectors, use: Mask, of: list[Array], found: Array, known: floa
     """Variances of clear and of cloudy visits in the band of each detector (B,), (B,), and by which part its noise is more than
     stated: those that ``found`` makes most likely, as squares of normal deviates (``of``: by what factors each counts, ``use``
     where). A part of the noise is told from what all detectors share by its being smaller where stars are many."""
-    count = int(d.band.max(initial=-1)) + 1
-    result = np.zeros((count, 3))
-    for _ in range(REWEIGHTED):
-        expected = sum(factor * value for factor, value in zip(of, result[d.band].T, strict=True)) + of[2]
-        weight = np.where(use, 0.5 / np.maximum(expected, 1e-30) ** 2, 0.0)
-        matrix = np.array([[np.bincount(d.band, weight * a * b, count) for a in of] for b in of])
-        right = np.array([np.bincount(d.band, weight * a * (found - of[2]), count) for a in of])
-        for band in range(count):
-            m, r = matrix[:, :, band].copy(), right[:, band]
-            m[2, 2] += UNSURE**-2
-            size = np.sqrt(np.where(np.diag(m) > 0, np.diag(m), 1.0))
-            m = m / np.outer(size, size) + 1e-9 * np.eye(3)
-            root = np.linalg.cholesky(m)
-            result[band] = nnls(root.T, np.linalg.solve(root, r / size))[0] / size
+    result = np.zeros((int(d.band.max(initial=-1)) + 1, 3))
+    for band in range(len(result)):
+        own = np.flatnonzero(use & (d.band == band))
+        factors, beyond = np.stack([factor[own] for factor in of]), found[own] - of[2][own]
+        for _ in range(REWEIGHTED):
+            expected = result[band] @ factors + factors[2]
+            weighted = factors * (0.5 / np.maximum(expected, 1e-30) ** 2)
+            matrix, right = weighted @ factors.T, weighted @ beyond
+            matrix[2, 2] += UNSURE**-2
+            size = np.sqrt(np.where(np.diag(matrix) > 0, np.diag(matrix), 1.0))
+            root = np.linalg.cholesky(matrix / np.outer(size, size) + 1e-9 * np.eye(3))
+            result[band] = nnls(root.T, np.linalg.solve(root, right / size))[0] / size
     clear, dark, more = result[d.band].T
     return np.maximum(clear, known**2), np.maximum(dark, known**2), more
 

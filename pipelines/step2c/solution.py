@@ -38,8 +38,8 @@ ROUNDS, SETTLED = 4, 0.001
 SCATTERS = {"night": (0.003, 0.05, 0.02), "drift": (0.0003, 0.05, 0.1), "flat": (0.001, 0.1, 0.1)}
 #: Random signs that tell traces, at least; and how many independent numbers tell of a scatter, at least.
 SIGNS, TOLD = 1000, 3.0
-#: How well large systems are solved to judge visits by (relative residual).
-JUDGING = 1e-6
+#: How well large systems are solved to judge visits by (relative residual): at first, when many will change, and then.
+JUDGING = 1e-5, 1e-6
 
 
 def run(quantum: Quantum, inputs: Inputs) -> dict[str, pa.Table]:
@@ -142,7 +142,7 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
         group = np.asarray(built.unknowns.visit[: built.of_visits])
         start = np.array([known.get(name, 0.0) for name in built.unknowns.names()])
         asked = np.asarray(built.unknowns.kind) != "zero_point"  # judging needs no errors of zero points, of which there are most
-        solution = normal.solve(system, right, group, s.direct, max(s.tolerance, JUDGING), 0, start, asked)
+        solution = normal.solve(system, right, group, s.direct, max(s.tolerance, JUDGING[number > 1]), 0, start, asked)
         level = _level(visits, solution.unknowns[built.zero])
         tilt = _tilt(built, solution.unknowns, solution.variances, field)
         step = built.steps @ solution.unknowns + built.level
