@@ -4,7 +4,7 @@ simulated stars.
 HSC: eight visits in z on two fields, 103 detectors. DP1: 755 visits in ugrizy on four fields, 9 detectors. Positions,
 rotations, nights and zero points are real; stars fill the sky around the pointings with the noise of photons, sky and a floor
 of 3 mmag. A new flat begins after three weeks without a visit. What detectors are off by themselves
-(``detector_scatter``) is that of the real zero points.
+(``detector_scatters``) is that of the real zero points, by band.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(scale: int) -> Iterator[Quantity]:
     for name, make in (("HSC", hsc), ("DP1", dp1)):
         design = make(DATA)
         survey = simulate(design)
-        settings = settings_of(design, detector_scatter=_scatter(survey.truth, design))
+        settings = settings_of(design, detector_scatters=_scatters(survey.truth, design))
         solved = calibrate(survey.tiles(), settings, camera=camera_of(design))
         found = offsets(solved.products["photo_calib"], survey.truth)
         # the catalogue has no u and no y: their errors say that nothing ties them, which is no test
@@ -53,23 +53,24 @@ def run(scale: int) -> Iterator[Quantity]:
             yield Quantity(f"{name}, constant, {band}", "mmag", 1000.0 * part.constant)
 
 
-def _scatter(truth: pa.Table, design: Design) -> float:
-    """How far the detectors of a visit are off by themselves: the zero points without their means over each visit, and over each
-    (epoch, band, detector), rms (mag): their tails are wide, and errors are made of variances. An operator knows this of a camera
-    from earlier solutions."""
+def _scatters(truth: pa.Table, design: Design) -> dict[str, float]:
+    """How far the detectors of a visit are off by themselves, by band: the zero points without their means over each visit, and
+    over each (epoch, band, detector), rms (mag): their tails are wide, and errors are made of variances. An operator knows this of
+    a camera from earlier solutions."""
     import duckdb
 
     with duckdb.connect() as con:
         con.register("truth", truth)
         nights = pa.table({"visit": design.pointings.visit, "day_obs": design.pointings.day_obs})
         con.register("nights", nights)
-        return float(con.execute(
+        return dict(con.execute(
             "WITH e AS (SELECT t.*, n.epoch FROM truth t JOIN (SELECT DISTINCT visit, len(list_filter($epochs::BIGINT[], lambda k: "
             "k <= day_obs)) AS epoch FROM nights) n USING (visit)), "
             "v AS (SELECT *, zero_point - avg(zero_point) OVER (PARTITION BY visit) AS z FROM e), "
-            "f AS (SELECT z - avg(z) OVER p AS r, count(*) OVER p AS n FROM v WINDOW p AS (PARTITION BY band, epoch, detector)) "
-            "SELECT sqrt(avg(r * r / (1 - 1.0 / n))) FROM f WHERE n > 1", {"epochs": list(design.epochs)},
-        ).fetchall()[0][0])  # fmt: skip
+            "f AS (SELECT band, z - avg(z) OVER p AS r, count(*) OVER p AS n FROM v "
+            "WINDOW p AS (PARTITION BY band, epoch, detector)) "
+            "SELECT band, sqrt(avg(r * r / (1 - 1.0 / n))) FROM f WHERE n > 1 GROUP BY band", {"epochs": list(design.epochs)},
+        ).fetchall())  # fmt: skip
 
 
 def hsc(data: Path) -> Design:

@@ -63,7 +63,7 @@ class Deviations:
     fitted: Array
 
 
-def read(rows: pa.Table, known: float) -> Detectors:
+def read(rows: pa.Table, known: float | Array) -> Detectors:
     """From rows of block_residuals.sql. ``known``: what the weights of all detectors allowed for (mag)."""
     names = ("weight", "ownWeight", "g", "others", "clouded", "ofVisit", "ofFlat", "structure")
     weight, own, g, others, clouded, of_visit, of_flat, structure = (np.asarray(rows[name].to_numpy(), float) for name in names)
@@ -98,7 +98,7 @@ def total(group: IntArray, value: NDArray[Any]) -> Array:
     return np.asarray(np.bincount(group, value)[group])
 
 
-def find(d: Detectors, known: float) -> Deviations:
+def find(d: Detectors, known: float | Array) -> Deviations:
     """Variances of clear and of cloudy visits of each band; each visit has its own, drawn to them as far as visits differ by no
     more than chance. None is less than that ``known`` (mag)."""
     taken = np.minimum(d.fitted * d.of_flat, 0.95)  # K
@@ -134,7 +134,7 @@ def _of_clouds(d: Detectors) -> Array:
     return total(d.band, weight * (d.fitted / np.maximum(d.weight, 1e-30)) ** 2) / np.maximum(total(d.band, weight), 1e-30)
 
 
-def _by_kind(d: Detectors, use: Mask, of: list[Array], found: Array, known: float) -> tuple[Array, Array, Array]:
+def _by_kind(d: Detectors, use: Mask, of: list[Array], found: Array, known: float | Array) -> tuple[Array, Array, Array]:
     """Variances of clear and of cloudy visits in the band of each detector (B,), (B,), and by which part its noise is more than
     stated: those that ``found`` makes most likely, as squares of normal deviates (``of``: by what factors each counts, ``use``
     where). A part of the noise is told from what all detectors share by its being smaller where stars are many."""

@@ -100,7 +100,9 @@ def colours(con: duckdb.DuckDBPyConnection, settings: Settings) -> None:
 
 def assemble(con: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, pa.Table]:
     """The normal equations from the table ``weighted``: the same bits for any order of rows and any number of threads."""
-    con.execute(statement("fitted"), {"structure": settings.cloud_structure, "scatter": settings.detector_scatter})
+    bands, scatters = list(settings.detector_scatters), list(settings.detector_scatters.values())
+    told = {"scatter": settings.detector_scatter, "bands": bands, "scatters": scatters}
+    con.execute(statement("fitted"), {"structure": settings.cloud_structure, **told})
     con.execute(statement("normal_terms"), {"order": settings.flat_order})
     terms, equations = design.normal(design.read(con), con.sql("FROM normal_term").to_arrow_table())
     return {

@@ -10,15 +10,17 @@ LEFT JOIN visit v USING (visit)
 LEFT JOIN suspect q USING (visit)
 WHERE used AND fitted;
 
--- place: where stars were seen. What a detector is off by itself, in any visit ($scatter) or under clouds ($structure), it is off for
---   all its stars: they are too many by a factor, and weigh no more than that allows.
+-- place: where stars were seen. What a detector is off by itself, in any visit ($scatter, in $bands their $scatters) or under clouds
+--   ($structure), it is off for all its stars: they are too many by a factor, and weigh no more than that allows.
 -- inputs: fit, visit
 -- grain: one row per visit, detector (the reference catalogue of a band is one)
 CREATE OR REPLACE TEMP TABLE place AS
-WITH crowded AS (
-  SELECT visit, detector, 1 + total(w) * ($scatter * $scatter + if(any_value(clouded), $structure * $structure, 0)) AS many
-  FROM fit
-  WHERE visit >= 0 AND (clouded OR $scatter > 0)
+WITH unlike AS (SELECT unnest($bands :: VARCHAR[]) AS band, unnest($scatters :: DOUBLE[]) AS scatter),
+known AS (SELECT fit.* EXCLUDE (m), coalesce(scatter, $scatter) AS scatter FROM fit LEFT JOIN unlike USING (band)),
+crowded AS (
+  SELECT visit, detector, 1 + total(w) * (any_value(scatter) ** 2 + if(any_value(clouded), $structure * $structure, 0)) AS many
+  FROM known
+  WHERE visit >= 0 AND (clouded OR scatter > 0)
   GROUP BY visit, detector
 ),
 seen AS (

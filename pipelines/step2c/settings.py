@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Settings:
     their night as others lie about it (at least ``cloud_step``); terms for a gradient are kept ready
     for visits of which the preliminary zero points do not show that they are clear (``suspect_gradient``, ``suspect_depth``).
     What is left of a cloud within a gradient is ``cloud_structure``; ``detector_scatter`` is how far a detector of a visit is off
-    by itself in a camera whose flats leave so much. ``flat_epochs``: nights (YYYYMMDD) on which a new flat
-    begins; ``flat_order``: of its polynomials over a detector (0: one number).
+    by itself in a camera whose flats leave so much, ``detector_scatters`` in bands that are unlike the others. ``flat_epochs``:
+    nights (YYYYMMDD) on which a new flat begins; ``flat_order``: of its polynomials over a detector (0: one number).
     Colour: of the bands ``colour_bands``, relative to ``reference_colour`` (default: the instrument's, else 0.6), limited to
     ``colour_reach`` about it; taken from stars with mean magnitudes good to ``colour_error``. The natural system is that of
     ``airmass``. ``water_bands`` get a second colour term of each night. ``reference_radius``: arcsec; default 1.5 pixels.
@@ -47,6 +48,7 @@ class Settings:
     cloud_step: float = 0.01
     cloud_structure: float = 0.005
     detector_scatter: float = 0.0
+    detector_scatters: Mapping[str, float] = field(default_factory=dict)
     suspect_gradient: float = 0.002
     suspect_depth: float = 0.02
     flat_epochs: tuple[int, ...] = ()

@@ -42,7 +42,9 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
     for name in ("epoch", *OF_VISIT):  # of a detector as of its visit, texts as dictionaries
         values = visits[name].combine_chunks()
         rows = rows.append_column(name, (values.dictionary_encode() if pa.types.is_string(values.type) else values).take(number))
-    part, variance = level_two(rows, settings.detector_scatter)
+    bands = rows["band"].combine_chunks().dictionary_encode()
+    known = [settings.detector_scatters.get(band, settings.detector_scatter) for band in bands.dictionary.to_pylist()]
+    part, variance = level_two(rows, np.asarray(known, float)[bands.indices.to_numpy()])
     stars = rows["stars"].to_numpy()
     made = {
         "detector": rows["detector"], "zeroPoint": rows["zeroPoint"].to_numpy() - part * rows["g"].to_numpy(),
@@ -51,7 +53,7 @@ def zero_points(con: duckdb.DuckDBPyConnection, camera: Camera, settings: Settin
     return pa.table({name: rows[name] for name in OF_VISIT} | made)
 
 
-def level_two(rows: pa.Table, known: float) -> tuple[Array, Array]:
+def level_two(rows: pa.Table, known: float | Array) -> tuple[Array, Array]:
     """How much of its residual a detector of a visit gets, and the variance of its zero point then, (B,) each.
 
     A detector of a visit is off by e, of variance s. Its residual is g = e + n - own, own being what e and the noise n of its

@@ -362,3 +362,12 @@ def test_one_visit_below_its_night_is_not_its_drift() -> None:
     dimmed = pc.multiply(rows["instFlux"], pc.if_else(pc.equal(rows["visit"], low), 0.96, 1.0))
     calib = calibrate(changed(survey, isolated_star_association=replaced(rows, "instFlux", dimmed)))["calib_visit"].to_pylist()
     assert [row["visit"] for row in calib if not row["photometric"]] == [low]
+
+
+def test_detectors_scatter_by_band(small: Survey) -> None:
+    plain, one = calibrate(small)["photo_calib"], calibrate(small, detector_scatter=0.004)["photo_calib"]
+    by_band = calibrate(small, detector_scatter=0.004, detector_scatters={"g": 0.0})["photo_calib"]
+    for band, same in (("g", plain), ("r", one), ("i", one)):
+        ours, theirs = (rows.filter(pc.equal(rows["band"], band)) for rows in (by_band, same))
+        np.testing.assert_allclose(ours["zeroPointErr"].to_numpy(), theirs["zeroPointErr"].to_numpy(), rtol=1e-3)
+    assert np.median(one["zeroPointErr"].to_numpy()) > 1.02 * np.median(plain["zeroPointErr"].to_numpy())
