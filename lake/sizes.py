@@ -6,7 +6,6 @@ second process, which runs lake/folders.py.
 
 from __future__ import annotations
 
-import marshal
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -24,10 +22,8 @@ import pyarrow.compute as pc
 from lake import folders
 from lake.folders import Folders
 
-#: Files of which sizes are asked for at once; so many that a second process, which takes 8 ms to start, is worth it.
+#: Files of which sizes are asked for at once; so many that a second process, which takes 9 ms to start, is worth it.
 AT_ONCE, SHARED = 1_000, 50_000
-#: What the second process does first: it is given lake/folders.py compiled, which would take it 2 ms.
-BEGIN = "import marshal, sys; exec(marshal.loads(sys.stdin.buffer.read(int(sys.argv[2]))))"
 
 
 def differing(root: Path, paths: pa.ChunkedArray, sizes: pa.ChunkedArray, free: Callable[[], object] = lambda: None) -> list[str]:
@@ -58,10 +54,13 @@ def _elsewhere(root: Path, firsts: deque[int], paths: pa.ChunkedArray, sizes: pa
     """What differs of those files that another process looked at; where that fails, it leaves them."""
     wrong: list[str] = []
     first: int | None = None
-    with suppress(OSError, ValueError, IndexError), _started(root) as other:
+    command, pipe, none = [sys.executable, "-IS", folders.__file__, str(root)], subprocess.PIPE, subprocess.DEVNULL
+    with (
+        suppress(OSError, ValueError, IndexError),
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none) as other,
+    ):
         assert other.stdin and other.stdout
         try:
-            other.stdin.write(_program())
             while True:
                 first = firsts.popleft()
                 _send(other.stdin, paths.slice(first, AT_ONCE), sizes.slice(first, AT_ONCE))
@@ -73,19 +72,6 @@ def _elsewhere(root: Path, firsts: deque[int], paths: pa.ChunkedArray, sizes: pa
     if first is not None:
         firsts.append(first)
     return wrong
-
-
-def _started(root: Path) -> subprocess.Popen[bytes]:
-    """Another process that looks at files below ``root`` when it is given the program. OSError where it cannot be started."""
-    pipe, none = subprocess.PIPE, subprocess.DEVNULL
-    command = [sys.executable, "-ISc", BEGIN, str(root), str(len(_program()))]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none)
-
-
-@cache
-def _program() -> bytes:
-    """lake/folders.py, compiled for an interpreter like this one."""
-    return marshal.dumps(compile(Path(folders.__file__).read_bytes(), folders.__file__, "exec"))
 
 
 def _send(stream: IO[bytes], paths: pa.ChunkedArray, sizes: pa.ChunkedArray) -> None:
