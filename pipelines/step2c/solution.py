@@ -15,11 +15,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array
 
 from pipelines.quantum import Inputs, NoWork, Quantum, returned
 from pipelines.step2c import camera as cameras
-from pipelines.step2c import components, errors, merged, model, normal
+from pipelines.step2c import components, errors, merged, model, normal, scatters
 from pipelines.step2c.camera import Camera
 from pipelines.step2c.model import Equations, Model, Visits
 from pipelines.step2c.observations import register_visits
@@ -33,11 +32,6 @@ INPUTS = ("normal_term", "normal_equation", "visit_scatter", "preliminary_visit_
 PRODUCTS = ("calib_visit", "calib_night", "calib_flat", "calib_component", "calib_error")
 #: Rounds of solving and judging visits at most; and how many visits may still change when it is settled.
 ROUNDS, SETTLED = 4, 0.001
-#: What a survey tells of how far visits scatter about their nights, nights drift in an hour and detectors differ: at least, at most
-#: (mag), and how well it is known when it is settled.
-SCATTERS = {"night": (0.003, 0.05, 0.02), "drift": (0.0003, 0.05, 0.1), "flat": (0.001, 0.1, 0.1)}
-#: Random signs that tell traces, at least; and how many independent numbers tell of a scatter, at least.
-SIGNS, TOLD = 1000, 3.0
 #: How well large systems are solved to judge visits by (relative residual): at first, when many will change, and then.
 JUDGING = 1e-5, 1e-6
 
@@ -131,7 +125,7 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
     suspect[np.searchsorted(visits.visit, equations.visit[own])] = True
     seen = visits.stars > 0
     photometric = seen & ~suspect & ~(visits.excess > s.cloud_scatter)
-    scatter = {name: float(getattr(s, name)) for name in SCATTERS}
+    scatter = {name: float(getattr(s, name)) for name in scatters.KINDS}
     known: dict[Any, float] = {}
     number = 0
     while True:
@@ -148,11 +142,9 @@ def solve_band(band: str, visits: Visits, equations: Equations, field: Array, s:
         step = built.steps @ solution.unknowns + built.level
         low = _low(visits, step, scatter["drift"], photometric, s.cloud_step)
         clear = seen & ~(visits.excess > s.cloud_scatter) & (level > -s.cloud_depth) & (tilt <= s.cloud_tilt) & ~low
-        now = _scatters(built, solution, scatter)
+        now = scatters.find(built, solution, scatter)
         changed = np.count_nonzero(clear != photometric)
-        settled = changed <= SETTLED * len(seen) and all(
-            abs(now[name] - scatter[name]) <= within * max(now[name], least) for name, (least, _, within) in SCATTERS.items()
-        )
+        settled = changed <= SETTLED * len(seen) and scatters.settled(scatter, now)
         if settled or number == ROUNDS:
             if solution.base is not None:
                 solution = normal.solve(
@@ -205,43 +197,6 @@ def _apart(mjd: Array, known: Mask) -> Array:
     apart = np.empty(len(mjd))
     apart[order] = np.divide(1.0, rate, out=np.zeros(len(mjd)), where=rate > 0)
     return apart
-
-
-def _scatters(built: Model, solution: normal.Solution, before: dict[str, float]) -> dict[str, float]:
-    """How far photometric visits scatter about their nights, nights drift in an hour and detectors differ (mag).
-
-    Few stars leave a visit near its night, a flat near zero. Where the variances s_k^2 are assumed, what the solution leaves of the
-    facts of kind k, in units of s_k, has the covariance P_kk, P being what is left of the unit matrix. One step of Fisher's scoring
-    of the restricted likelihood (Patterson & Thompson 1971) changes s_k^2 by the parts t of it,
-    sum_l |P_kl|^2 t_l = |left_k|^2 - tr P_kk. Random signs z tell these: z^T P_kk z and |P_kl z|^2 (Hutchinson 1990). No step is
-    longer than to a fifth: near nothing the data say nothing more.
-    """
-    chance = np.random.default_rng(20261129)
-    rows = {}
-    for name, own in built.scatter.items():
-        if len(own):
-            rows[name] = csr_array(diags_array(1.0 / built.error[own]) @ built.facts[own])
-    names = list(rows)
-    square, score = np.zeros((len(names), len(names))), np.zeros(len(names))
-    for k, name in enumerate(names):
-        own = built.scatter[name]
-        left = rows[name] @ solution.unknowns - built.target[own] / built.error[own]
-        signs = chance.choice([-1.0, 1.0], (len(own), -(-SIGNS // len(own))))
-        made = solution.answer(rows[name].T @ signs)
-        score[k] = left @ left
-        for m, other in enumerate(names):
-            through = rows[other] @ made
-            if other == name:
-                through = signs - through
-                score[k] -= float(np.sum(signs * through)) / signs.shape[1]
-            square[m, k] = float(np.sum(through**2)) / signs.shape[1]
-    told = np.flatnonzero(np.diag(square) >= TOLD)
-    part = np.linalg.solve(0.5 * (square + square.T)[np.ix_(told, told)], score[told])
-    now = dict(before)
-    for k, change in zip(told.tolist(), part, strict=True):
-        least, most, _ = SCATTERS[names[k]]
-        now[names[k]] = float(np.clip(before[names[k]] * np.sqrt(max(1.0 + change, 0.04)), least, most))
-    return now
 
 
 def _rows(solved: Solved, s: Settings) -> dict[str, dict[str, Any]]:

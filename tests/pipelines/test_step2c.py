@@ -354,6 +354,15 @@ def test_nights_that_drift() -> None:
     assert timeless["photo_calib"]["zeroPoint"].to_pylist() == even["photo_calib"]["zeroPoint"].to_pylist()
 
 
+@pytest.mark.parametrize("visits", [6, 12])
+def test_nights_of_a_visit_or_two_do_not_tell_drift_from_scatter(visits: int) -> None:
+    survey = make(stars=1500, visits=visits, nights=6, cloudy_nights=(), bands="r", drift=0.004)
+    made = calibrate(survey)
+    off, error, _ = errors(survey, made["photo_calib"], "r")
+    assert np.std(off) < 0.003 and np.sqrt(np.mean((off / error) ** 2)) < 1.6
+    assert made["calib_night"]["drift"].null_count == (6 if visits == 6 else 0)
+
+
 def test_one_visit_below_its_night_is_not_its_drift() -> None:
     survey = make(stars=2500, visits=30, nights=3, cloudy_nights=(), bands="r", drift=0.002)
     visits = sorted({visit for visit, _ in survey.truth})

@@ -45,7 +45,7 @@ def _blocks(
         "visit": visit, "detector": detector, "band": ["r"] * len(visit), "epoch": (visit // epoch).astype(str),
         "photometric": ~cloudy, "weight": weight, "ownWeight": weight,
         "g": level_one - seen, "others": np.zeros(len(visit)), "clouded": np.zeros(len(visit)),
-        "variance": np.einsum("ij,jk,ik->i", design, inverse, design), "ofVisit": 1.0 / of_visit,
+        "variance": np.sum((design @ inverse) * design, axis=1), "ofVisit": 1.0 / of_visit,
         "ofFlat": 1.0 / (of_flat + 0.01**-2), "common": np.zeros(len(visit)), "structure": np.zeros(len(visit)),
     }), level_one - off  # fmt: skip
 
