@@ -258,6 +258,8 @@ def test_a_table_made_with_other_columns_is_not_written(site: Site, monkeypatch:
     monkeypatch.setitem(schemas.tables(), "metric", wider)
     with pytest.raises(DeltaError, match=r"other columns \(more\)"):
         delta.append(site, "metric", metrics(1.0))
+    with pytest.raises(DeltaError, match=r"table metric was made without more; use a new lake"):
+        delta.select(site, "metric")
 
 
 def test_a_read_only_site_gives_one_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
