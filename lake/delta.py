@@ -40,8 +40,6 @@ SQL_TYPES = {
 
 
 _OPENING = threading.Lock()
-#: Tables that were seen to have all declared columns: what columns a table has never changes.
-_COMPLETE: set[tuple[Site, str]] = set()
 
 
 def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -107,16 +105,11 @@ def transaction_version(site: Site, table: str, app: str) -> int | None:
 def files(site: Site, table: str, prune: str | None = None) -> list[str]:
     """Absolute paths of the live parquet files, sorted; empty where the table does not exist.
 
-    ``prune`` is a SQL condition: files whose partition values or statistics rule it out are left out. DeltaError for a table that
-    was made without some of the columns declared now.
+    ``prune`` is a SQL condition: files whose partition values or statistics rule it out are left out.
     """
     handle = current(site, table)
     if handle is None:
         return []
-    if (site, table) not in _COMPLETE:
-        if lacking := sorted(set(schemas.table(table).arrow.names) - {field.name for field in handle.schema().fields}):
-            raise DeltaError(f"site {site.name}: table {table} was made without {', '.join(lacking)}; use a new lake")
-        _COMPLETE.add((site, table))
     root = site.table_path(table)
     return [str(root / path) for path in live_files(handle, site, table, prune)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,16 @@ def open_table(site: Site, table: str) -> DeltaTable | None:
 
 
 def _readable(handle: DeltaTable, site: Site, table: str) -> DeltaTable:
-    """The handle; DeltaError where its table has what is not read right, or an empty last commit."""
+    """The handle; DeltaError where its table has what is not read right, lacks declared columns, or has an empty last commit."""
     protocol = handle.protocol()
     features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())} & REFUSED_FEATURES
     if handle.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
         features.add("columnMapping")
     if features:
         raise DeltaError(f"site {site.name}: table {table} uses {', '.join(sorted(features))}, which is not read correctly")
+    columns = [field.name for field in handle.schema().fields]
+    if set(schemas.table(table).arrow.names) - set(columns):
+        raise _made_with(columns, site, table)
     path = site.table_path(table)
     for number in () if is_object(path) else (handle.version(), handle.version() + 1):
         last = entry(path, number)
@@ -70,6 +74,11 @@ def _readable(handle: DeltaTable, site: Site, table: str) -> DeltaTable:
                 "it was never acknowledged: remove that file"
             )
     return handle
+
+
+def _made_with(columns: Sequence[str], site: Site, table: str) -> DeltaError:
+    changed = ", ".join(sorted(set(columns) ^ set(schemas.table(table).arrow.names))) or "their order"
+    return DeltaError(f"site {site.name}: table {table} was made with other columns ({changed}); use a new lake")
 
 
 @dataclass
@@ -145,8 +154,7 @@ def ensure_table(site: Site, table: str) -> DeltaTable:
     if handle is not None:
         columns = [field.name for field in handle.schema().fields]
         if columns != schema.arrow.names:
-            changed = ", ".join(sorted(set(columns) ^ set(schema.arrow.names))) or "their order"
-            raise DeltaError(f"site {site.name}: table {table} was made with other columns ({changed}); use a new lake")
+            raise _made_with(columns, site, table)
         return handle
     path = site.table_path(table)
     try:
