@@ -124,7 +124,7 @@ def find(d: Detectors, known: float | Array) -> Deviations:
     expected = noise * (1.0 + more) + of_clear * clear + of_dark * dark
     use = np.where(enough, d.weight * own * left, 0.0)
     s = np.maximum(_by_visit(d, use, own * left, usual, found - expected, expected, noise), known**2)
-    unseen = np.where(d.seen, d.noise * (1.0 + more), 1e9)
+    unseen = np.where(d.seen, d.noise, 1e9)
     return Deviations(s, unseen + d.clear * clear + d.clouded * dark, unseen + d.clear * clear + d.clouded * thin * dark)
 
 
